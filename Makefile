@@ -1,0 +1,66 @@
+# Everything runs in .venv, made on first use; `make demo` and `make test` work from a fresh clone.
+
+# The versions in constraints.txt were tested on 3.11, so that one is preferred. PYTHON=... overrides it.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo "$$python" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+EXTRAS := report,dev
+PIP_QUIET ?= --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint format test test-all bench demo results constraints clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED) ## Make .venv with the tested versions; again only when they changed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "driftlm needs Python 3.11 or newer with its venv module; found none. Install it or give PYTHON=/path/to/python." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+lint: $(INSTALLED) ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Let ruff format and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint ## Lint, then the tests and doctests, without the slow ones
+	$(BIN)/python -m pytest
+
+test-all: lint ## Lint, then every test, the slow ones too
+	$(BIN)/python -m pytest -m ""
+
+bench: $(INSTALLED) ## Timings and ratios
+	$(BIN)/python -m benchmarks
+
+demo: $(INSTALLED) ## A first result: the bundled model reads, learns, and reports
+	$(BIN)/driftlm demo
+
+results: $(INSTALLED) ## Make the shipped results again (hours)
+	$(BIN)/python -m recipes.results
+
+constraints: ## Resolve the newest versions anew, torch excepted, and write constraints.txt
+	rm -rf build/constraints
+	"$(PYTHON)" -m venv build/constraints
+	grep '^torch==' constraints.txt > build/torch.txt
+	build/constraints/bin/python -m pip install $(PIP_QUIET) -c build/torch.txt -e ".[report,data,dev]"
+	grep '^#' constraints.txt > build/constraints.txt
+	build/constraints/bin/python -m pip freeze --all --exclude-editable \
+		| grep -vE '^(pip|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+|colorama)==' | sed -E 's/\+[a-z0-9.]+$$//' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+# build/bundled stays: it may hold the checkpoints of a long training run.
+clean: ## Remove .venv, wheels and caches
+	rm -rf $(VENV) build/constraints dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
