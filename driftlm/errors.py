@@ -1,0 +1,8 @@
+"""The one exception a user is meant to read."""
+
+
+class DriftError(Exception):
+    """A bad input or setting, in one sentence: what was given, what was expected, what to do.
+
+    The command line prints the sentence on stderr and exits with status 2; programs catch it.
+    """

@@ -1,0 +1,1 @@
+"""Text in: documents, and the windows they are read in."""

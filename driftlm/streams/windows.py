@@ -1,0 +1,96 @@
+"""A document becomes windows on a fixed grid: every token is new in exactly one of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from driftlm.errors import DriftError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a document is cut; counts are tokens.
+
+    Attributes:
+        window: `overlapping` feeds up to `context` tokens again and again; `cached` (Transformer-XL style) feeds
+            only the tokens that predict new ones and attends to the keys and values of the `context - stride` before.
+        context: tokens a new token may depend on, the window's own included (C).
+        stride: new tokens of one window (S <= C).
+    """
+
+    window: Literal["overlapping", "cached"] = "overlapping"
+    context: int = 512
+    stride: int = 256
+
+    def __post_init__(self) -> None:
+        if self.window not in ("overlapping", "cached"):
+            raise DriftError(f"--window was {self.window!r}; give overlapping or cached.")
+        if self.stride < 1:
+            raise DriftError(f"--stride was {self.stride}; a window scores at least 1 new token, so give 1 or more.")
+        if self.stride > self.context:
+            raise DriftError(
+                f"--stride {self.stride} exceeds --context {self.context}, which would leave tokens unread; "
+                f"give a stride of at most {self.context}."
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """The tokens fed in one forward pass, and which of them are new.
+
+    With `ids = [BOS, x1 ... xn]` window w scores positions `p ... p + new - 1`, `p = 1 + w S`.
+
+    Attributes:
+        document: the document's id.
+        index: w, counted from 0 within the document.
+        position: p, the position in `ids` of the first new token.
+        inputs: `ids[max(0, p - 1 + S - C) : p - 1 + new]`: at most C tokens; the left end is where a full window
+            would have it, so the document's length never shows. A cached memory feeds only the last `new`.
+        targets: the `new` tokens themselves; the last `new` inputs predict them.
+        bytes: UTF-8 bytes of the source that the targets span.
+        last: whether the document ends here.
+    """
+
+    document: str
+    index: int
+    position: int
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    bytes: int
+    last: bool
+
+    @property
+    def new(self) -> int:
+        """Number of new tokens."""
+        return len(self.targets)
+
+
+def split(
+    document: str, ids: Sequence[int], byte_ends: Sequence[int], windows: Windows, first: int = 0
+) -> Iterator[Window]:
+    """Yield the windows of one document.
+
+    Args:
+        document: its id.
+        ids: `[BOS, x1 ... xn]`, n >= 1.
+        byte_ends: n numbers; `byte_ends[i]` is where token x(i+1) ends in the source, in UTF-8 bytes.
+        windows: the grid.
+        first: index of the first window to yield (a resumed run starts in mid-document).
+
+    Example:
+        >>> grid = Windows("overlapping", context=4, stride=2)
+        >>> [(w.inputs, w.targets) for w in split("d", [0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], grid)]
+        [((0, 1), (1, 2)), ((0, 1, 2, 3), (3, 4)), ((2, 3, 4), (5,))]
+    """
+    context, stride = windows.context, windows.stride
+    for p in range(1 + first * stride, len(ids), stride):
+        stop = min(p + stride, len(ids))
+        yield Window(
+            document=document,
+            index=(p - 1) // stride,
+            position=p,
+            inputs=tuple(ids[max(0, p - 1 + stride - context) : stop - 1]),
+            targets=tuple(ids[p:stop]),
+            bytes=byte_ends[stop - 2] - (byte_ends[p - 2] if p > 1 else 0),
+            last=stop == len(ids),
+        )
