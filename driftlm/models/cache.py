@@ -1,0 +1,181 @@
+"""Keys and values of the tokens before a window: detached, trimmed, and rotated back on very long documents.
+
+Letters: H key-value heads, K cached positions, E head width.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from driftlm.errors import DriftError
+from driftlm.models.loading import LanguageModel
+from driftlm.streams.windows import Window
+
+LAST_POSITION = 65_536  # float32 rotary angles lose precision beyond
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """What a cached window attends to besides itself.
+
+    Attributes:
+        layers: per layer the keys and the values, each (1, H, K, E), without a graph.
+        origin: document position that is position 0 for the model; grows when keys are rotated back.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...] = field(default=())
+    origin: int = 0
+
+    @property
+    def length(self) -> int:
+        """K, the number of cached positions."""
+        return int(self.layers[0][0].shape[-2]) if self.layers else 0
+
+    def to_transformers(self) -> DynamicCache:
+        """A fresh `DynamicCache` that a forward pass may extend."""
+        return DynamicCache(list(self.layers) or None)
+
+    def extended(self, cache: DynamicCache) -> "KeyValues":
+        """The same origin with what a forward pass left in `cache`, detached."""
+        return KeyValues(tuple((layer.keys.detach(), layer.values.detach()) for layer in cache.layers), self.origin)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The layers by name, for a file."""
+        return {
+            f"{i}/{kind}": t for i, pair in enumerate(self.layers) for kind, t in zip(("k", "v"), pair, strict=True)
+        }
+
+    @staticmethod
+    def of(tensors: dict[str, Tensor], origin: int) -> "KeyValues":
+        """What `tensors` named."""
+        layers = tuple((tensors[f"{i}/k"], tensors[f"{i}/v"]) for i in range(len(tensors) // 2))
+        return KeyValues(layers, origin)
+
+    def trimmed(self, keep: int) -> "KeyValues":
+        """Only the last `keep` positions, in storage of their own."""
+        if keep == 0:
+            return KeyValues((), self.origin)
+        return KeyValues(
+            tuple((k[..., -keep:, :].contiguous(), v[..., -keep:, :].contiguous()) for k, v in self.layers), self.origin
+        )
+
+
+class RotaryCache:
+    """What cached windows need to know of a model: that its positions are rotary, and how to rotate keys back.
+
+    Raises:
+        DriftError: for absolute positions and for rope types that change with length.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        self.model = language_model.model
+        self.token = language_model.bos
+        self.device = language_model.device
+        self.offered = "cached windows cannot be used; give --window overlapping."
+        self.refuse_unless_rotary(language_model.name)
+        self.checked = False
+
+    def refuse_unless_rotary(self, name: str) -> None:
+        """Refuse by name what makes cached keys depend on where the window stands."""
+        kind = self.model.config.model_type
+        types = set(rope_types(getattr(self.model.config.get_text_config(), "rope_parameters", None)))
+        if types & LENGTH_DEPENDENT:
+            raise DriftError(
+                f"{name!r} ({kind}) has rotary positions of type {', '.join(sorted(types & LENGTH_DEPENDENT))}, "
+                f"which change with the length; {self.offered}"
+            )
+        if "chunked_attention" in (getattr(self.model.config.get_text_config(), "layer_types", None) or []):
+            raise DriftError(f"{name!r} ({kind}) attends in fixed chunks of the document; {self.offered}")
+        accepts = inspect.signature(self.model.forward).parameters
+        if "position_ids" not in accepts or not self.shift_invariant():
+            raise DriftError(f"{name!r} ({kind}) has absolute positions; {self.offered}")
+
+    @torch.no_grad()
+    def shift_invariant(self) -> bool:
+        """Whether logits stay the same when all positions move by one."""
+        ids = self.probe()
+        here = torch.arange(ids.shape[1], device=self.device)[None]
+        logits = [self.model(input_ids=ids, position_ids=here + shift, use_cache=False).logits for shift in (0, 1)]
+        spread = (logits[0] - logits[0].mean()).abs().max()
+        tolerance = 1e-3 if logits[0].dtype == torch.float32 else 0.05
+        return bool((logits[0] - logits[1]).abs().max() <= tolerance * spread + 1e-6)
+
+    def probe(self) -> Tensor:
+        """Some tokens, all different, (1, 8)."""
+        vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+        return torch.arange(self.token, self.token + 8, device=self.device)[None] % vocabulary
+
+    def before(self, cache: KeyValues, window: Window) -> KeyValues:
+        """The cache to feed with a window: rotated back where the model would see too large positions.
+
+        All cached keys turn by a common offset, so every distance stays. Rotation by -d is exact in the angles
+        because they are taken in float64.
+        """
+        if window.position - 1 - cache.origin + window.new <= LAST_POSITION:
+            return cache
+        offset = window.position - 1 - cache.length - cache.origin
+        if not self.checked:
+            self.check_rotation()
+            self.checked = True
+        return KeyValues(self.rotated_back(cache.layers, offset), cache.origin + offset)
+
+    def rotated_back(self, layers: tuple[tuple[Tensor, Tensor], ...], offset: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Keys as the model would have made them `offset` positions earlier; values stay."""
+        return tuple(
+            (rotated(keys, self.frequencies(index), -offset), values) for index, (keys, values) in enumerate(layers)
+        )
+
+    def frequencies(self, layer: int) -> Tensor:
+        """Rotary frequencies of a layer, (R / 2,) for R rotated dimensions."""
+        config = self.model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        for module in self.model.modules():
+            for name in (f"{kinds[layer]}_inv_freq" if kinds else "inv_freq", "inv_freq"):
+                found = getattr(module, name, None)
+                if isinstance(found, Tensor):
+                    return found
+        raise DriftError(
+            f"{config.model_type} hides its rotary frequencies, so documents beyond {LAST_POSITION} tokens cannot be "
+            f"read in cached windows; give --window overlapping or cut documents with --piece BYTES."
+        )
+
+    @torch.no_grad()
+    def check_rotation(self) -> None:
+        """Refuse a rotary layout that is not the usual halves: rotate the model's own keys and compare."""
+        ids, offset = self.probe(), 1000
+        here = torch.arange(ids.shape[1], device=self.device)[None]
+        caches = []
+        for shift in (0, offset):
+            cache = DynamicCache()
+            self.model(input_ids=ids, position_ids=here + shift, past_key_values=cache, use_cache=True)
+            caches.append(KeyValues().extended(cache).layers)
+        for (expected, _), (turned, _) in zip(caches[0], self.rotated_back(caches[1], offset), strict=True):
+            if (expected - turned).abs().max() > 1e-2 * expected.abs().max():
+                raise DriftError(
+                    f"the rotary layout of {self.model.config.model_type} is unknown, so documents beyond "
+                    f"{LAST_POSITION} tokens cannot be read in cached windows; give --window overlapping or cut "
+                    f"documents with --piece BYTES."
+                )
+
+
+def rotated(keys: Tensor, frequencies: Tensor, offset: int) -> Tensor:
+    """Turn the first R dimensions of keys (1, H, K, E) by `offset` positions; dimension i pairs with i + R / 2."""
+    angles = frequencies.double() * offset
+    cosine, sine = angles.cos(), angles.sin()
+    half = frequencies.shape[0]
+    first, second, rest = keys[..., :half].double(), keys[..., half : 2 * half].double(), keys[..., 2 * half :]
+    turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return torch.cat([turned.to(keys.dtype), rest], dim=-1)
+
+
+def rope_types(parameters: Any) -> list[str]:
+    """All `rope_type` values in a configuration, which may nest them by layer type."""
+    if not isinstance(parameters, dict):
+        return []
+    nested = [kind for value in parameters.values() for kind in rope_types(value)]
+    return [*nested, parameters["rope_type"]] if "rope_type" in parameters else nested

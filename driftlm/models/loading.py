@@ -1,0 +1,250 @@
+"""Model and tokenizer from a folder or a hub name, and a clear word about what cannot work."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from driftlm.errors import DriftError
+
+BUNDLED = Path(__file__).parent / "bundled"
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model with its tokenizer, in evaluation mode, no parameter asking for a gradient.
+
+    Attributes:
+        model: the transformers model.
+        tokenizer: its fast tokenizer.
+        name: the folder or hub name it came from.
+        bos: id of the token that stands before every document (BOS, or EOS where there is none).
+        fingerprint: hash of configuration, tokenizer and weights.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    bos: int
+    fingerprint: str
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of tokens the head scores."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(next(self.model.parameters()).device)
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Tokens of a document and where each ends in the source.
+
+        The text stands as it is: nothing is stripped, and the spelling of a special token is plain text.
+
+        Returns:
+            `[BOS, x1 ... xn]` and n byte positions (UTF-8; a character split over tokens counts with the first).
+
+        Raises:
+            DriftError: when the text has no token.
+        """
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        ids = encoded["input_ids"]
+        if not ids:
+            raise DriftError("the document has no token for this model's tokenizer; leave it out of the stream.")
+        code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        widths = 1 + (code_points >= 0x80) + (code_points >= 0x800) + (code_points >= 0x10000).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(widths)])
+        ends = np.maximum.accumulate(np.array(encoded["offset_mapping"], dtype=np.int64)[:, 1])
+        byte_ends = starts[ends]
+        byte_ends[-1] = starts[-1]
+        return [self.bos, *ids], byte_ends.tolist()
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    bos: str | None = None,
+    online: bool = False,
+) -> LanguageModel:
+    """Load a causal language model; the bundled one when no name is given.
+
+    Args:
+        name: a folder in HuggingFace format, or a hub name already in the local cache.
+        dtype: `float32` or `bfloat16`.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        bos: the token that stands before a document, for tokenizers that declare neither BOS nor EOS.
+        online: allow a download from the hub.
+
+    Raises:
+        DriftError: when the model is missing or cannot be read as a stream; the sentence says what would work.
+
+    Example:
+        >>> load("no/such/model")
+        Traceback (most recent call last):
+        driftlm.errors.DriftError: the model 'no/such/model' is neither a folder nor in the local HuggingFace \
+cache; give a folder, or allow a download with --online.
+    """
+    if dtype not in DTYPES:
+        raise DriftError(f"--dtype was {dtype!r}; give float32 or bfloat16.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DriftError(f"--device was {device!r} but no CUDA device is usable here; give --device cpu.")
+    folder = Path(name) if name is not None else BUNDLED
+    if name is None and not (BUNDLED / "config.json").exists():
+        raise DriftError("the bundled model is missing from this installation; reinstall driftlm or give --model DIR.")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise DriftError(f"the folder {folder} has no config.json; give a folder in HuggingFace format.")
+    source = str(folder) if name is None or folder.is_dir() else str(name)
+    missing = f"the model {source!r} is neither a folder nor in the local HuggingFace cache"
+    missing += "; give a folder, or allow a download with --online." if not online else " nor on the hub."
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=not online)
+    except OSError as error:
+        if folder.is_dir():
+            missing = f"the config.json of {source!r} cannot be read ({first_sentence(error)}); put a whole one there."
+        raise DriftError(missing) from error
+    except ValueError as error:
+        raise DriftError(
+            f"the configuration of {source!r} names an architecture that transformers {transformers.__version__} "
+            f"does not know; give a model it knows, or upgrade transformers."
+        ) from error
+    refuse_what_cannot_work(config, source)
+    try:
+        with no_progress_bar():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=DTYPES[dtype], local_files_only=not online, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DriftError(
+            f"the weights of {source!r} cannot be loaded as a causal language model "
+            f"({first_sentence(error)}); give a complete causal model."
+        ) from error
+    if report["missing_keys"]:
+        # transformers fills them with random numbers and goes on.
+        raise DriftError(
+            f"the weights of {source!r} are not complete: {len(report['missing_keys'])} tensors are missing, such as "
+            f"{min(report['missing_keys'])}; give a complete causal model."
+        )
+    if getattr(model, "_is_stateful", False):
+        raise DriftError(not_only_attention(config, source))
+    refuse_unless_causal(model.eval(), source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not online)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DriftError(
+            f"no tokenizer can be loaded for {source!r} ({first_sentence(error)}); put tokenizer.json beside it."
+        ) from error
+    if not tokenizer.is_fast:
+        raise DriftError(f"the tokenizer of {source!r} gives no byte positions; put a fast tokenizer.json beside it.")
+    model.requires_grad_(False).eval().to(device)
+    return LanguageModel(model, tokenizer, source, start_token(tokenizer, bos, source), fingerprint(model, tokenizer))
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """A bar for a load of milliseconds is noise; a longer one is announced by the caller."""
+    shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.logging.enable_progress_bar()
+
+
+def refuse_what_cannot_work(config: Any, source: str) -> None:
+    """Refuse architectures that no window scheme can read, before their weights are loaded."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise DriftError(
+            f"{source!r} is an encoder-decoder ({config.model_type}); driftlm reads with a causal language model."
+        )
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or [])
+    if kinds - ATTENTION_LAYERS:
+        raise DriftError(not_only_attention(config, source))
+
+
+def not_only_attention(config: Any, source: str) -> str:
+    """The sentence that refuses recurrent and linear-attention layers."""
+    kinds = sorted(set(getattr(config.get_text_config(), "layer_types", None) or []) - ATTENTION_LAYERS)
+    named = f" ({', '.join(kinds)})" if kinds else ""
+    return (
+        f"{source!r} ({config.model_type}) has layers that are not attention{named}, whose state driftlm cannot cut "
+        f"into windows; give a model whose layers are all attention, such as Llama, Qwen, Gemma, GPT-NeoX or GPT-2."
+    )
+
+
+@torch.no_grad()
+def refuse_unless_causal(model: Any, source: str) -> None:
+    """Refuse a model whose score of a token depends on later ones, such as BERT loaded as a causal model."""
+    ids = torch.arange(8)[None] % model.get_output_embeddings().weight.shape[0]
+    changed = ids.clone()
+    changed[0, -1] = ids[0, 0]
+    logits = [model(input_ids=one, use_cache=False).logits[0, :-1] for one in (ids, changed)]
+    if (logits[0] - logits[1]).abs().max() > 1e-3 * logits[0].abs().max():
+        raise DriftError(
+            f"{source!r} ({model.config.model_type}) looks at later tokens, so it cannot score a stream; "
+            f"give a causal language model."
+        )
+
+
+def refuse_long_context(language_model: LanguageModel, context: int) -> None:
+    """Refuse a context that the model's positions cannot hold."""
+    config = language_model.model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Its angles change beyond this length, and a document's length would show in its last window's scores.
+        positions = rope.get("original_max_position_embeddings", positions)
+    if positions is not None and context > positions:
+        raise DriftError(
+            f"--context {context} exceeds the {positions} positions of {language_model.name!r}; "
+            f"give at most {positions}."
+        )
+
+
+def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
+    """Id of the token before every document: `bos` if given, else BOS, else EOS."""
+    if bos is not None:
+        found = tokenizer.convert_tokens_to_ids(bos)
+        if found is None or (found == tokenizer.unk_token_id and bos != tokenizer.unk_token):
+            raise DriftError(f"--bos {bos!r} is not one token of {source!r}; give a token of its vocabulary.")
+        return int(found)
+    for candidate in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    raise DriftError(
+        f"the tokenizer of {source!r} has neither a BOS nor an EOS token to stand before a document; "
+        f"name one of its tokens with --bos TOKEN."
+    )
+
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """SHA-256 over configuration, vocabulary and weights; every tensor counts, large ones by 4,096 of their values."""
+    digest = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().flatten()
+        chosen = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode() + chosen.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of a library's message, without its final full stop."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
