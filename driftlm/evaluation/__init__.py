@@ -1,0 +1,1 @@
+"""Measuring: the score-then-learn loop, its live view, and the report of a run."""

@@ -1,0 +1,1 @@
+"""Memory in weights: score, then learn by gradient."""

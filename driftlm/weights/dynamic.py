@@ -1,0 +1,297 @@
+"""Memory in weights: dynamic evaluation. Score a window of text, then take a gradient step on it.
+
+Sources: Krause et al. 2018 (dynamic evaluation), Rannen-Triki et al. 2024 "Revisiting Dynamic Evaluation" (overlapping
+and Transformer-XL windows, update frequency, LoRA). Learning uses the forward pass that scored, never a second one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from driftlm.errors import DriftError
+from driftlm.memory import Counts, Event, Example, State
+from driftlm.models.cache import KeyValues, RotaryCache
+from driftlm.models.loading import LanguageModel, load, refuse_long_context
+from driftlm.models.scoring import Forward, Scorer
+from driftlm.models.trainable import Trainable, choose
+from driftlm.streams.documents import Document
+from driftlm.streams.windows import Window, Windows
+from driftlm.weights.guard import Guard
+from driftlm.weights.learning import Learning
+from driftlm.weights.prior import Prior, PriorReader
+from driftlm.weights.rules import Rule, RuleSettings, rule_class
+from driftlm.weights.statistics import Statistics, gather
+
+# For the conformance tests; the rates suit the small random models there.
+EXAMPLES = {
+    "sgd": Learning(learning_rate=0.2),
+    "sgd momentum skip": Learning(learning_rate=0.05, momentum=0.8, every=2),
+    "adam accumulate": Learning(rule="adam", learning_rate=5e-3, every=3, cadence="accumulate"),
+    "lora adam": Learning("lora", rank=4, rule="adam", learning_rate=1e-2),
+    "norms sgd": Learning("norms", learning_rate=0.5),
+    "rms reset": Learning(rule="rms", learning_rate=1e-3, epsilon=1e-3, decay=0.01, reset="document"),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A window that was scored and not yet learned from: its forward pass, and the nats that stand."""
+
+    window: Window
+    forward: Forward
+    nats: Tensor
+    bad: bool
+
+
+class WeightMemory:
+    """A language model whose weights are the memory.
+
+    Args:
+        model: a loaded model, a folder or hub name, or None for the bundled model. LoRA and DoRA add modules to it.
+        windows: how documents are cut.
+        learning: what changes, by which rule, how often.
+        trainable: parameters that were chosen beforehand (a loaded adapter); they stand in for `learning`'s choice.
+
+    Example (needs nothing but the installed package):
+        >>> from driftlm import Learning, WeightMemory, Windows
+        >>> memory = WeightMemory(windows=Windows("cached", 128, 64), learning=Learning(learning_rate=0.01))
+        >>> memory.counts.updates
+        0
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | str | Path | None = None,
+        windows: Windows = Windows(),  # noqa: B008 - frozen
+        learning: Learning = Learning(),  # noqa: B008 - frozen
+        trainable: Trainable | None = None,
+    ) -> None:
+        self.language_model = model if isinstance(model, LanguageModel) else load(model)
+        self.windows, self.learning = windows, learning
+        refuse_long_context(self.language_model, windows.context)
+        self.rotary = RotaryCache(self.language_model) if windows.window == "cached" else None
+        self.trainable = trainable or chosen_by(self.language_model, learning)
+        self.scorer = Scorer(self.language_model)
+        self.parameters = list(self.trainable.parameters.values())
+        self.prior = Prior(self.trainable)
+        self.baseline: PriorReader | None = None
+        self.counts = Counts()
+        self.start_fresh()
+
+    def start_fresh(self) -> None:
+        """Nothing read since the prior."""
+        self.rule = self.new_rule() if self.parameters else None
+        self.guard: Guard | None = None
+        if self.rule is not None and self.learning.guard == "on":
+            self.guard = Guard(self.parameters, self.rule, self.prior.values, self.language_model.vocabulary)
+        self.cache = KeyValues() if self.rotary else None
+        self.windows_read = 0
+        self.waiting = 0  # new tokens whose gradient waits for its step
+        self.scored: Scored | None = None
+        self.events: tuple[Event, ...] = ()
+
+    def new_rule(self) -> Rule:
+        """The update rule before its first step."""
+        settings, rms, normalizer = self.learning, None, 1.0
+        if settings.rule == "rms":
+            statistics = Statistics.for_model(self.language_model, settings.statistics)
+            rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
+        numbers = RuleSettings(
+            settings.rate(), settings.momentum, settings.decay, settings.epsilon, rms=rms, normalizer=normalizer
+        )
+        rule: Rule = rule_class(settings.rule)(self.parameters, self.prior.values, numbers)
+        return rule
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Tokens of a document and where each ends, as `LanguageModel.encode`."""
+        return self.language_model.encode(text)
+
+    def static(self) -> PriorReader:
+        """A memory that reads the same windows with the prior and never learns."""
+        self.baseline = PriorReader(self.prior, self.scorer, self.rotary, self.windows)
+        return self.baseline
+
+    # ---- score, then learn ------------------------------------------------------------------------------------------
+
+    def score(self, window: Window) -> Tensor:
+        """Nats of each new token, (S,) float32, by the parameters as they stand."""
+        if self.scored is not None and self.scored.window == window:
+            return self.scored.nats
+        cache = self.rotary.before(self.cache, window) if self.rotary and self.cache else None
+        with torch.set_grad_enabled(self.learns_next()):
+            forward = self.scorer.forward(window, cache)
+        nats, bad, events = forward.nats.detach(), False, []
+        if self.guard is not None:
+            bad = self.guard.is_bad(nats, forward.finite)
+            lost = int((~forward.finite).sum()) if bad else 0
+            if lost:
+                # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
+                nats = torch.where(forward.finite, nats, self.prior_nats(window))
+                events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
+            if self.guard.would_go_back(bad):
+                events.append(Event("rollback", f"two windows above {self.guard.threshold:.2f} nats per token"))
+        elif not bool(nats.isfinite().all()):
+            raise DriftError(
+                f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
+                f"give a lower --learning-rate, or --guard on."
+            )
+        self.scored, self.events = Scored(window, forward, nats, bad), tuple(events)
+        return nats
+
+    def learn(self, window: Window) -> None:
+        """Advance the cache, and take the step that the cadence asks for with the forward pass that scored."""
+        self.score(window)
+        assert self.scored is not None
+        forward, bad = self.scored.forward, self.scored.bad
+        learns, self.scored = self.learns_next(), None
+        self.windows_read += 1
+        self.counts.prior_used += int((~forward.finite).sum()) if bad else 0
+        if forward.cache is not None:
+            self.cache = forward.cache.trimmed(self.windows.context - self.windows.stride)
+        if self.guard is not None and self.guard.saw(bad):
+            self.cache = KeyValues() if self.rotary else None
+            self.drop_gradients()
+            self.counts.rollbacks += 1
+        elif learns and bad and not bool(forward.finite.all()):
+            self.counts.skipped_updates += 1
+        elif learns:
+            self.add_gradient(forward.nats)
+            if self.windows_read % self.learning.every == 0:
+                self.step()
+
+    def finish(self, document: str) -> None:
+        """Step leftovers, drop the cache, and go back to the prior where that was asked for."""
+        if self.waiting:
+            self.step()
+        self.cache, self.scored = KeyValues() if self.rotary else None, None
+        if self.learning.reset == "document":
+            self.reset()
+
+    def learns_next(self) -> bool:
+        """Whether the next window's gradient is wanted."""
+        if self.rule is None:
+            return False
+        return self.learning.cadence == "accumulate" or (self.windows_read + 1) % self.learning.every == 0
+
+    def add_gradient(self, nats: Tensor) -> None:
+        """The gradient of the window's mean; with `accumulate`, of its sum, divided by all tokens at the step."""
+        if self.learning.cadence == "accumulate" and self.learning.every > 1:
+            nats.sum().backward()
+            self.waiting += nats.shape[0]
+        else:
+            nats.mean().backward()
+
+    def step(self) -> None:
+        """One update of the parameters by the gradients they hold."""
+        assert self.rule is not None
+        if self.waiting:
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], float(self.waiting))
+            self.waiting = 0
+        if self.guard is not None:
+            self.guard.keep(self.rule.step)
+        else:
+            self.rule.step()
+        self.counts.updates += 1
+
+    def drop_gradients(self) -> None:
+        """Forget gradients that wait for a step."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.waiting = 0
+
+    def prior_nats(self, window: Window) -> Tensor:
+        """What the prior says of a window: the static comparison's score where there is one."""
+        if self.baseline is not None:
+            return self.baseline.score(window)
+        with torch.no_grad(), self.prior.in_force():
+            return self.scorer.forward(window).nats
+
+    # ---- reset, state -----------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Back to the prior: parameters, rule, guard, cache, and the count that the cadence uses."""
+        self.prior.put_back()
+        self.drop_gradients()
+        self.start_fresh()
+
+    def state(self) -> State:
+        """Parameters, rule, waiting gradients, guard, cache: enough to go on bit-equal."""
+        values: dict[str, Any] = {
+            "windows_read": self.windows_read,
+            "waiting": self.waiting,
+            "counts": vars(self.counts).copy(),
+        }
+        groups: dict[str, Mapping[str, Tensor]] = {"parameters": self.trainable.parameters}
+        if self.waiting:
+            learned = self.trainable.parameters.items()
+            groups["gradients"] = {name: p.grad for name, p in learned if p.grad is not None}
+        if self.cache is not None:
+            groups["cache"], values["origin"] = self.cache.tensors(), self.cache.origin
+        if self.rule is not None:
+            groups["rule"], values["learning_rate"] = self.rule.state(), self.rule.learning_rate
+        if self.guard is not None:
+            groups["guard"], values["guard"] = self.guard.state()
+        tensors = {f"{group}/{key}": value for group, held in groups.items() for key, value in held.items()}
+        return State({key: value.detach().clone() for key, value in tensors.items()}, values)
+
+    def restore(self, state: State) -> None:
+        """Go on exactly where `state` was taken (same model, same settings)."""
+        self.start_fresh()
+        device = self.language_model.device
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = value.to(device, copy=True)
+        for name, parameter in self.trainable.parameters.items():
+            parameter.data = groups["parameters"][name]
+            parameter.grad = groups.get("gradients", {}).get(name)
+        values = state.values
+        self.windows_read, self.waiting = values["windows_read"], values["waiting"]
+        self.counts = replace(self.counts, **values["counts"])
+        if self.cache is not None:
+            self.cache = KeyValues.of(groups.get("cache", {}), values["origin"])
+        if self.rule is not None:
+            self.rule.learning_rate = values["learning_rate"]
+            self.rule.restore(groups.get("rule", {}))
+        if self.guard is not None:
+            self.guard.restore(groups.get("guard", {}), values["guard"])
+
+    def forget(self, document: str) -> None:
+        """Refused: gradient steps cannot be taken back one by one."""
+        raise DriftError(
+            f"weights cannot forget {document!r} alone, because later steps were taken on top of it; "
+            f"reset the memory and read the other documents again."
+        )
+
+    @staticmethod
+    def examples() -> dict[str, Example]:
+        """Settings that the conformance tests try, by name."""
+
+        def example(learning: Learning) -> Example:
+            def make(model: LanguageModel, windows: Windows, folder: Path, idle: bool) -> WeightMemory:
+                statistics = folder / "statistics.safetensors"
+                if learning.rule == "rms":
+                    gather(model, [Document("night", "It was a dark and stormy night.")], windows).save(statistics)
+                rate = 0.0 if idle else learning.learning_rate
+                return WeightMemory(model, windows, replace(learning, learning_rate=rate, statistics=str(statistics)))
+
+            return make
+
+        return {name: example(learning) for name, learning in EXAMPLES.items()}
+
+
+def chosen_by(language_model: LanguageModel, learning: Learning) -> Trainable:
+    """The parameters that `learning` lets change."""
+    return choose(
+        language_model,
+        learning.learn,
+        layers=learning.layer_range(),
+        rank=learning.rank,
+        targets=learning.target_modules,
+        freeze_embeddings=learning.freeze_embeddings,
+        seed=learning.seed,
+    )
