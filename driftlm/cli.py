@@ -1,0 +1,195 @@
+"""The command line: one typed function a verb; heavy imports inside."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import driftlm
+from driftlm.errors import DriftError
+from driftlm.options import Machine, Stream
+from driftlm.streams.windows import Windows
+from driftlm.weights.learning import Learning
+
+Text = tyro.conf.Positional[tuple[str, ...]]
+
+
+def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> int:
+    """Read text: score every token, then learn from it; keep a run folder.
+
+    Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
+    """
+    from driftlm.reading import Interrupted
+    from driftlm.reading import read as read_into_run
+
+    try:
+        summary = read_into_run(windows, learning, machine, stream)
+    except Interrupted as stopped:
+        print(f"driftlm: stopped and saved; go on with: driftlm read --resume {stopped}", file=sys.stderr)
+        return 130
+    if stream.report:
+        write_report(Path(summary["run"]), asked=False)
+    if stream.json:
+        print(json.dumps(summary, allow_nan=False))
+    else:
+        print(verdict(summary))
+        print(f"run: {summary['run']}")
+    return 0
+
+
+def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
+    """Watch the bundled model read the documentation of Python's standard library and get better as it goes.
+
+    Args:
+        limit: tokens to score.
+        run: folder for the run; empty for one under `runs/`.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+    from driftlm.demonstration import library_documentation
+
+    with library_documentation() as text:
+        stream = Stream(files=(str(text),), limit=limit, run=run)
+        return read(Windows(), Learning(), Machine(threads=threads), stream)
+
+
+def report(run: tyro.conf.Positional[str]) -> int:
+    """Write a run's HTML report and PNG charts again.
+
+    Args:
+        run: the run folder.
+    """
+    from driftlm.runs import read_config
+
+    read_config(Path(run))
+    write_report(Path(run), asked=True)
+    return 0
+
+
+def statistics(text: Text, windows: Windows, machine: Machine, *, out: str, limit: int | None = None) -> int:
+    """Gather the gradient statistics that `--rule rms` needs.
+
+    Args:
+        text: files or folders like the ones the model was trained on.
+        windows: how documents are cut.
+        machine: which model.
+        out: file to write.
+        limit: tokens to read.
+    """
+    from driftlm.models.loading import load
+    from driftlm.streams.documents import read_documents
+    from driftlm.weights.statistics import gather
+
+    if Path(out).exists():
+        raise DriftError(f"--out {out} exists already; give another file, or remove it.")
+    language_model = load(machine.model or None, **machine.loading())
+    gathered = gather(language_model, read_documents(text), windows, limit)
+    gathered.save(out)
+    print(f"{out}: statistics of {gathered.facts['windows']} windows, {gathered.facts['tokens']:,} tokens")
+    return 0
+
+
+def generate(
+    prompt: tyro.conf.Positional[str],
+    machine: Machine,
+    start_from: Annotated[str, tyro.conf.arg(name="from")] = "",
+    tokens: int = 100,
+    temperature: float = 0.8,
+    seed: int = 0,
+) -> int:
+    """Continue a prompt, with what a run learned.
+
+    Args:
+        prompt: text to continue.
+        machine: which model.
+        start_from: a run or a PEFT or HuggingFace folder to start from.
+        tokens: most tokens to add.
+        temperature: of the sampling; 0 takes the likeliest token every time.
+        seed: of the sampling.
+    """
+    from driftlm.generation import continuation
+
+    print(continuation(prompt, machine, start_from, tokens=tokens, temperature=temperature, seed=seed))
+    return 0
+
+
+def doctor() -> int:
+    """Say what is installed and which path will run."""
+    from driftlm.doctor import findings
+
+    for line in findings():
+        print(line)
+    return 0
+
+
+VERBS = {
+    "read": read,
+    "demo": demo,
+    "report": report,
+    "statistics": statistics,
+    "generate": generate,
+    "doctor": doctor,
+}
+
+
+def write_report(run: Path, asked: bool) -> None:
+    """The report, where its extra is installed; a missing one is an error only when the report was asked for."""
+    from driftlm.evaluation.report import write_report as write
+
+    try:
+        written = write(run)
+    except DriftError as missing:
+        if asked:
+            raise
+        print(f"driftlm: no report: {missing}", file=sys.stderr)
+        return
+    print(f"report: {written[0]}", file=sys.stderr)
+
+
+def verdict(summary: dict[str, float]) -> str:
+    """The totals in one sentence."""
+    read_what = f"read {summary['tokens']:,} tokens ({summary['bytes']:,} bytes) in {summary['seconds']:.0f} s"
+    static, adapted = summary["static_bits_per_byte"], summary["bits_per_byte"]
+    if static is None or summary["updates"] == 0:
+        return f"{read_what}: {adapted:.4f} bits per byte"
+    change = 100 * (1 - adapted / static)
+    word = "fewer" if change >= 0 else "MORE"
+    return (
+        f"{read_what}: {static:.4f} bits per byte by the static model, {adapted:.4f} learning as it read, "
+        f"{abs(change):.1f} % {word}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a verb and exit: 0 done, 2 bad input (one sentence on stderr), 130 stopped by Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"driftlm {driftlm.__version__}")
+        sys.exit(0)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "--online" not in arguments:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.filterwarnings("ignore", module="transformers|peft")
+    code: int
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
+            args=arguments,
+            prog="driftlm",
+            description="A language model that keeps learning from the stream it reads.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except DriftError as error:
+        print(f"driftlm: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("driftlm: stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)

@@ -1,0 +1,43 @@
+"""What is installed, and which path will run."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import driftlm
+
+EXTRAS = {
+    "report": ("altair", "vl_convert"),
+    "data": ("datasets",),
+}
+
+
+def findings() -> Iterator[str]:
+    """One line a fact, the ones that need a remedy included."""
+    import torch
+
+    from driftlm.models.loading import BUNDLED
+
+    yield f"driftlm {driftlm.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    for package in ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "tyro", "rich"):
+        yield f"{package} {installed(package)}"
+    yield f"CPU: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    if torch.cuda.is_available():
+        yield f"CUDA: {torch.cuda.get_device_name()}; use it with --device cuda"
+    else:
+        yield "CUDA: none usable; models run on the CPU in float32 unless --dtype bfloat16 is given"
+    bundled = "there" if (BUNDLED / "model.safetensors").exists() else "MISSING; reinstall driftlm or give --model DIR"
+    yield f"bundled model: {bundled}"
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        remedy = f'not installed; pip install "driftlm[{extra}]"' if missing else "installed"
+        yield f"extra {extra}: {remedy}"
+
+
+def installed(package: str) -> str:
+    """A package's version."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "MISSING; reinstall driftlm"

@@ -1,0 +1,139 @@
+"""Learned weights as folders that others read: PEFT for LoRA and DoRA, HuggingFace otherwise; in and out."""
+
+import shutil
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from driftlm.errors import DriftError
+from driftlm.models.loading import LanguageModel, load, no_progress_bar
+from driftlm.models.lora import take_fast_path
+from driftlm.models.trainable import Trainable
+from driftlm.runs import latest_checkpoint, read_config
+from driftlm.weights.dynamic import chosen_by
+from driftlm.weights.learning import Learning
+
+
+@dataclass
+class Start:
+    """A model to read on with.
+
+    Attributes:
+        language_model: the model, with what was learned in it.
+        trainable: the loaded adapter, where `--learn` goes on with it; else None.
+    """
+
+    language_model: LanguageModel
+    trainable: Trainable | None = None
+
+
+def save(language_model: LanguageModel, trainable: Trainable | None, folder: str | Path) -> Path:
+    """Write what was learned so that plain transformers and peft load it and give the same scores.
+
+    Args:
+        language_model: the adapted model.
+        trainable: what was learned; with an adapter the folder is PEFT's, else a whole HuggingFace model.
+        folder: must not exist yet; it appears complete or not at all.
+
+    Raises:
+        DriftError: when the folder is there already.
+    """
+    folder = Path(folder)
+    refuse_existing(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with no_progress_bar(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if trainable is not None and trainable.adapter is not None:
+            place = Path(language_model.name)
+            base = str(place.resolve()) if place.is_dir() else language_model.name
+            trainable.adapter.peft_config["default"].base_model_name_or_path = base
+            trainable.adapter.save_pretrained(partial)
+        else:
+            language_model.model.save_pretrained(partial)
+        language_model.tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Never write over what somebody keeps."""
+    if folder.exists():
+        raise DriftError(f"{folder} exists already; give a folder that does not exist, or remove it.")
+
+
+def start_from(source: str | Path, learning: Learning, model: str | None = None, **loading: Any) -> Start:
+    """Load a learned state: a run's, a PEFT folder's or a HuggingFace folder's.
+
+    An adapter is continued where `learning.learn` is of its kind (its own rank and modules stand), else it is merged
+    into the weights.
+
+    Args:
+        source: the run or folder.
+        learning: what the new reading learns.
+        model: base of a PEFT folder, where it is not the one that the folder names.
+        **loading: dtype, device and the rest, as for `driftlm.models.loading.load`.
+
+    Raises:
+        DriftError: when the folder holds none of these.
+    """
+    source = Path(source)
+    if (source / "adapter_config.json").exists():
+        return from_adapter(source, learning, model, loading)
+    if (source / "windows.jsonl").exists():
+        return from_run(source, learning, loading)
+    if (source / "config.json").exists():
+        return Start(load(source, **loading))
+    raise DriftError(f"--from {source} is neither a run nor a PEFT or HuggingFace folder; give one of these.")
+
+
+def from_adapter(source: Path, learning: Learning, model: str | None, loading: dict[str, Any]) -> Start:
+    """A PEFT folder on its base."""
+    from peft import PeftConfig, PeftModel
+
+    config: Any = PeftConfig.from_pretrained(str(source))
+    language_model = load(model or config.base_model_name_or_path, **loading)
+    try:
+        adapter = PeftModel.from_pretrained(language_model.model, str(source), is_trainable=True).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DriftError(
+            f"the adapter in {source} does not fit {language_model.name!r}; give its base with --model."
+        ) from error
+    take_fast_path(language_model.model)
+    parameters = {name: p for name, p in language_model.model.named_parameters() if p.requires_grad}
+    kind = "dora" if getattr(config, "use_dora", False) else str(config.peft_type.value).lower()
+    return continued_or_merged(language_model, Trainable(parameters, adapter), kind, learning)
+
+
+def from_run(source: Path, learning: Learning, loading: dict[str, Any]) -> Start:
+    """The state a run's latest checkpoint holds."""
+    config, checkpoint = read_config(source), latest_checkpoint(source)
+    if checkpoint is None:
+        raise DriftError(f"the run {source} stopped before its first checkpoint and learned nothing; resume it first.")
+    then = Learning(**config["learning"])
+    start = reopen(config, then, loading)
+    trainable = start.trainable or chosen_by(start.language_model, then)
+    prefix = "parameters/"
+    held = checkpoint.memory.tensors.items()
+    trainable.start_from({key.removeprefix(prefix): value for key, value in held if key.startswith(prefix)})
+    return continued_or_merged(start.language_model, trainable, then.learn, learning)
+
+
+def reopen(config: dict[str, Any], learning: Learning, loading: dict[str, Any]) -> Start:
+    """The model that a run began with."""
+    if config["start"]:
+        return start_from(config["start"], learning, config["model"]["name"], **loading)
+    return Start(load(config["model"]["name"], **loading))
+
+
+def continued_or_merged(language_model: LanguageModel, trainable: Trainable, kind: str, learning: Learning) -> Start:
+    """Keep an adapter of the kind that is learned next; merge any other, and let no parameter ask for a gradient."""
+    if trainable.adapter is None:
+        language_model.model.requires_grad_(False)
+        return Start(language_model)
+    if kind == learning.learn:
+        return Start(language_model, trainable)
+    merged = trainable.adapter.merge_and_unload().requires_grad_(False).eval()
+    return Start(replace(language_model, model=merged))

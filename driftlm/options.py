@@ -1,0 +1,72 @@
+"""Settings of the command line that belong to no memory: the machine and the stream."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from driftlm.errors import DriftError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Which model, and what it runs on.
+
+    Attributes:
+        model: folder or hub name in the local cache; empty for the bundled model.
+        dtype: `float32` or `bfloat16`.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        threads: CPU threads; 0 leaves torch's choice.
+        bos: token that stands before a document, where the tokenizer declares neither BOS nor EOS.
+        online: allow a download from the hub.
+    """
+
+    model: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    threads: int = 0
+    bos: str = ""
+    online: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise DriftError(f"--threads was {self.threads}; give a number of threads, or 0 for torch's choice.")
+
+    def loading(self) -> dict[str, Any]:
+        """The arguments of `driftlm.models.loading.load` besides the name."""
+        return {"dtype": self.dtype, "device": self.device, "bos": self.bos or None, "online": self.online}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is read, and where the run is kept.
+
+    Attributes:
+        files: text files, folders, .jsonl, .jsonl.gz, .jsonl.xz, `dataset:NAME`, or - for standard input.
+        limit: tokens to score in all.
+        compare: score the `static` model on the same windows, or `none`.
+        run: folder for the run; empty for one under `runs/`.
+        resume: a stopped run to go on with, its settings included.
+        start_from: a run or a PEFT or HuggingFace folder to start from.
+        save: folder for the adapted weights: PEFT for LoRA and DoRA, HuggingFace otherwise.
+        stdin: what standard input holds: one `text`, or `jsonl`.
+        piece: cut documents into pieces of at most so many bytes, each a document of its own.
+        checkpoint: seconds between checkpoints.
+        json: print the totals as one JSON object on stdout.
+        live: show a live table (or lines, where stderr is no terminal).
+        report: write report.html and PNG charts into the run.
+    """
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    limit: int | None = None
+    compare: Literal["static", "none"] = "static"
+    run: str = ""
+    resume: str = ""
+    start_from: Annotated[str, tyro.conf.arg(name="from")] = ""
+    save: str = ""
+    stdin: Literal["text", "jsonl"] = "text"
+    piece: int | None = None
+    checkpoint: float = 60.0
+    json: bool = False
+    live: bool = True
+    report: bool = True

@@ -1,0 +1,325 @@
+"""The verb `read`: settings to a memory, a stream through it, a run folder out of it."""
+
+import platform
+import resource
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import driftlm
+from driftlm import formats, runs
+from driftlm.errors import DriftError
+from driftlm.evaluation.live import Live
+from driftlm.evaluation.prequential import Step, Totals, read_stream
+from driftlm.models.loading import BUNDLED, load
+from driftlm.options import Machine, Stream
+from driftlm.streams.documents import read_documents
+from driftlm.streams.windows import Window, Windows
+from driftlm.weights.dynamic import WeightMemory
+from driftlm.weights.learning import Learning
+from driftlm.weights.prior import PriorReader
+
+
+class Interrupted(Exception):
+    """The reader was asked to stop and has saved the run."""
+
+
+@dataclass
+class Reading:
+    """A memory and the stream it reads, with all that a run folder says of them."""
+
+    windows: Windows
+    learning: Learning
+    machine: Machine
+    stream: Stream
+    folder: Path
+    config: dict[str, Any]
+    checkpoint: runs.Checkpoint | None = None
+
+
+def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> dict[str, Any]:
+    """Read a stream into a run folder and return its totals, the object that `--json` prints.
+
+    Raises:
+        DriftError: for bad input; before the first window nothing is left behind, later the run is resumable.
+        Interrupted: after Ctrl-C or SIGTERM, with the run saved.
+    """
+    reading = resumed(stream) if stream.resume else begun(windows, learning, machine, stream)
+    memory = memory_of(reading)
+    baseline = memory.static() if reading.stream.compare == "static" and memory.parameters else None
+    return through(reading, memory, baseline)
+
+
+def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
+    """A new reading; its folder is made with the first window."""
+    if not stream.files:
+        raise DriftError("no text was given; name files or folders, - for standard input, or --resume RUN.")
+    if stream.limit is not None and stream.limit < 1:
+        raise DriftError(f"--limit was {stream.limit}; give the number of tokens to score, at least 1.")
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{Path(stream.files[0]).stem or 'stdin'}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DriftError(f"--run {folder} exists and is not empty; give another folder, or --resume it.")
+    if stream.save:
+        formats.refuse_existing(Path(stream.save))
+    config: dict[str, Any] = {
+        "driftlm": driftlm.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["driftlm", *sys.argv[1:]]),
+        "windows": asdict(windows),
+        "learning": asdict(learning),
+        "machine": asdict(machine),
+        "stream": asdict(stream),
+        "start": stream.start_from,
+    }
+    return Reading(windows, learning, machine, stream, folder, config)
+
+
+def resumed(stream: Stream) -> Reading:
+    """A stopped reading, with the settings of its run."""
+    folder = Path(stream.resume)
+    if stream.files or stream.run or stream.start_from:
+        raise DriftError("--resume takes files and settings from the run; give --resume RUN alone (and --json).")
+    config = runs.read_config(folder)
+    if (folder / "summary.json").exists():
+        raise DriftError(f"the run {folder} is finished; read on from what it learned with --from {folder}.")
+    then = Stream(**{**config["stream"], "files": tuple(config["stream"]["files"])})
+    return Reading(
+        Windows(**config["windows"]),
+        Learning(**config["learning"]),
+        replace(Machine(**config["machine"]), threads=config["threads"]),
+        replace(then, json=stream.json, resume=stream.resume),
+        folder,
+        config,
+        runs.latest_checkpoint(folder),
+    )
+
+
+def memory_of(reading: Reading) -> WeightMemory:
+    """Load the model and build the memory; complete the configuration by what was loaded."""
+    machine, config = reading.machine, reading.config
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    if machine.device.startswith("cuda"):
+        torch.use_deterministic_algorithms(True)
+    loading = machine.loading()
+    if config["start"]:
+        model = config["model"]["name"] if "model" in config else machine.model
+        start = formats.start_from(config["start"], reading.learning, model or None, **loading)
+    else:
+        start = formats.Start(load(machine.model or None, **loading))
+    language_model = start.language_model
+    if "model" in config and config["model"]["fingerprint"] != language_model.fingerprint:
+        raise DriftError(
+            f"the model {language_model.name!r} changed since this run began; give the old one back at that place, "
+            f"or start a new run."
+        )
+    memory = WeightMemory(language_model, reading.windows, reading.learning, start.trainable)
+    config |= {
+        "model": {
+            "name": str(Path(language_model.name).resolve())
+            if Path(language_model.name).is_dir()
+            else language_model.name,
+            "title": "the bundled model" if language_model.name == str(BUNDLED) else language_model.name,
+            "fingerprint": language_model.fingerprint,
+            "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
+            "trainable": sum(parameter.numel() for parameter in memory.parameters),
+        },
+        "learning_rate": reading.learning.rate(),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "seed": reading.learning.seed,
+    }
+    return memory
+
+
+def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None) -> dict[str, Any]:
+    """Drive the stream through the memory: log, checkpoint, show."""
+    stream, checkpoint = reading.stream, reading.checkpoint
+    progress, totals, lines = runs.Progress(), Totals(static_nats=None if baseline is None else 0.0), 0
+    if checkpoint is not None:
+        progress, totals, lines = checkpoint.progress, checkpoint.totals, checkpoint.lines
+        memory.restore(checkpoint.memory)
+        if baseline is not None and checkpoint.baseline is not None:
+            baseline.restore(checkpoint.baseline)
+    itself = stream.compare == "static" and not memory.parameters  # nothing learns: the static model is this one
+    tape = runs.Tape(read_documents(stream.files, stdin=stream.stdin, piece=stream.piece), progress)
+    expected = expected_tokens(stream, memory)
+    run: runs.Run | None = None
+    step: Step | None = None
+
+    def save() -> None:
+        """A checkpoint of what stands now: everything read, or all before `step` while it is not yet learned."""
+        if run is not None and step is not None:
+            run.checkpoint(tape.after(step), finished(step, memory), memory, baseline)
+
+    with stop_signals() as asked, Live(expected, enabled=stream.live) as live:
+        due = time.monotonic() + stream.checkpoint
+        steps = read_stream(
+            memory, tape, baseline=baseline, limit=stream.limit, totals=totals, first_window=progress.window
+        )
+        try:
+            for step in steps:
+                if run is None:
+                    run = begin(reading, memory, lines, expected, step.window)
+                if asked or time.monotonic() >= due:
+                    run.checkpoint(tape.at(step), step.before, memory, baseline)
+                    due = time.monotonic() + stream.checkpoint
+                    if asked:
+                        raise Interrupted(reading.folder)
+                run.append(runs.line(step, tape.time, step.nats if itself else step.static_nats))
+                live.update(step.totals, step.window.document)
+        except DriftError:
+            save()
+            raise
+    if step is None or run is None:
+        if checkpoint is None:
+            raise DriftError("the stream has no document; give a text.")
+        run = runs.Run(reading.folder, reading.config, lines)
+        ended = totals
+    else:
+        ended = finished(step, memory)
+        save()
+    return conclude(reading, run, memory, ended)
+
+
+def begin(reading: Reading, memory: WeightMemory, lines: int, expected: int | None, window: Window) -> runs.Run:
+    """Make the run folder, with the learned state it begins with, and say what is to come."""
+    folder = reading.folder
+    if reading.config["start"] and reading.checkpoint is None and not reading.stream.resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter = memory.trainable if memory.trainable.adapter is not None and not memory.trainable.fresh else None
+        place = formats.save(memory.language_model, adapter, folder / "start")
+        reading.config["start"] = str(place.resolve())
+    if not reading.stream.json or reading.stream.live:
+        announce(memory, expected, window, reading.stream.compare == "static")
+    return runs.Run(folder, reading.config, lines)
+
+
+def finished(step: Step, memory: WeightMemory) -> Totals:
+    """Totals once the window of `step` was learned from."""
+    documents = step.totals.documents + int(step.window.last)
+    return replace(step.totals, documents=documents, updates=memory.counts.updates, rollbacks=memory.counts.rollbacks)
+
+
+def conclude(reading: Reading, run: runs.Run, memory: WeightMemory, totals: Totals) -> dict[str, Any]:
+    """Write the summary, the learned weights and the report."""
+    static = totals.static_nats
+    if reading.stream.compare == "static" and not memory.parameters:
+        static = totals.nats
+    totals = replace(totals, static_nats=static)
+    summary = {
+        "tokens": totals.tokens,
+        "bytes": totals.bytes,
+        "nats_per_token": totals.nats_per_token,
+        "bits_per_byte": totals.bits_per_byte,
+        "static_nats_per_token": totals.static_nats_per_token,
+        "static_bits_per_byte": totals.static_bits_per_byte,
+        "gain_nats": totals.gain,
+        "nats": totals.nats,
+        "static_nats": totals.static_nats,
+        "updates": totals.updates,
+        "rollbacks": totals.rollbacks,
+        "prior_used": memory.counts.prior_used,
+        "skipped_updates": memory.counts.skipped_updates,
+        "windows": totals.windows,
+        "documents": totals.documents,
+        "seconds": totals.seconds,
+        "peak_memory_bytes": peak_memory(memory),
+        "model": reading.config["model"]["title"],
+        "run": str(reading.folder),
+        "finished": True,
+    }
+    run.finish(summary)
+    if reading.stream.save:
+        formats.save(memory.language_model, memory.trainable, reading.stream.save)
+        summary["saved"] = reading.stream.save
+    return summary
+
+
+def announce(memory: WeightMemory, expected: int | None, window: Window, compare: bool) -> None:
+    """Estimated time and memory, on stderr, before a long run starts."""
+    began = time.perf_counter()
+    with torch.no_grad():
+        memory.scorer.forward(window)
+    forward = time.perf_counter() - began
+    learns = (2 / memory.learning.every if memory.learning.cadence == "skip" else 2) if memory.parameters else 0
+    per_window = forward * (1 + learns + compare)
+    weights = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
+    learned = sum(p.numel() * p.element_size() for p in memory.parameters)
+    # prior, gradient and the guard's copy; Adam's two moments
+    held = weights + learned * (3 + 2 * (memory.learning.rule == "adam"))
+    text = f"about {held / 2**20:,.0f} MiB of weights and learning state"
+    if expected is not None:
+        seconds = expected / memory.windows.stride * per_window
+        text = f"about {expected:,} tokens, {duration(seconds)}, " + text.removeprefix("about ")
+    print(f"driftlm: {text}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def expected_tokens(stream: Stream, memory: WeightMemory) -> int | None:
+    """Tokens to come, from the size of the files; None where that does not tell."""
+    size = 0
+    for source in stream.files:
+        path = Path(source)
+        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else []
+        if not files or any(file.suffix in (".gz", ".xz") for file in files):
+            return stream.limit
+        size += sum(file.stat().st_size for file in files)
+        sample = files[0].read_bytes()[: 1 << 16].decode("utf-8", errors="ignore")
+    per_token = len(sample.encode()) / max(1, len(memory.encode(sample)[0]) - 1) if sample else 1.0
+    tokens = int(size / per_token)
+    return tokens if stream.limit is None else min(tokens, stream.limit)
+
+
+def peak_memory(memory: WeightMemory) -> int:
+    """Most memory the process has held: on the GPU where the model is there, else resident."""
+    if memory.language_model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides the settings."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "driftlm": driftlm.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM, so that the run stops between two windows; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def take(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
