@@ -1,7 +1,7 @@
 """Train the bundled model from scratch on a corpus of books; resumes by itself.
 
-    python recipes/train_tokenizer.py CORPUS --out build/bundled/tokenizer
-    python recipes/train_model.py CORPUS --tokenizer build/bundled/tokenizer --out build/bundled \
+    python -m recipes.train_tokenizer CORPUS --out build/bundled/tokenizer
+    python -m recipes.train_model CORPUS --tokenizer build/bundled/tokenizer --out build/bundled \
         --tokens 60_000_000 --threads 2
 
 A Llama of 5.2 M parameters. Matrices inside the blocks learn by Muon, the rest by AdamW. The rate
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from corpus import books
+from recipes.corpus import books
 
 HELD_OUT_BOOKS = 4
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
@@ -151,6 +151,9 @@ def main() -> None:
             optimizer.load_state_dict(state)
         step, seconds = saved["step"], saved["seconds"]
         print(f"resumed at step {step} of {schedule.steps}", flush=True)
+        log = options.out / "log.jsonl"
+        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log.write_text("".join(line + "\n" for line in kept))
 
     def loss_of(ids: torch.Tensor) -> torch.Tensor:
         with torch.autocast(options.device.split(":")[0], torch.bfloat16):

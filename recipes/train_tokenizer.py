@@ -1,6 +1,6 @@
 """Train the bundled model's byte-level BPE tokenizer on a corpus of books.
 
-    python recipes/train_tokenizer.py ../shared/corpus/gutenberg.jsonl.xz --out build/bundled
+    python -m recipes.train_tokenizer ../shared/corpus/gutenberg.jsonl.xz --out build/bundled
 
 The corpus is a JSONL file (plain, .gz or .xz) with one book a line under `text`.
 Writes a HuggingFace tokenizer folder into OUT.
@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from corpus import books
+from recipes.corpus import books
 
 VOCABULARY = 4096
 POSITIONS = 1024

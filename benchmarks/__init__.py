@@ -1,0 +1,1 @@
+"""Timings and ratios; nothing here is a test."""

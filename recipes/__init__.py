@@ -1,0 +1,1 @@
+"""How the bundled model and the shipped results were made."""
