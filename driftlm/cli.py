@@ -51,9 +51,9 @@ def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
     """
     from driftlm.demonstration import library_documentation
 
-    with library_documentation() as text:
-        stream = Stream(files=(str(text),), limit=limit, run=run)
-        return read(Windows(), Learning(), Machine(threads=threads), stream)
+    text = library_documentation(Path(run).parent if run else Path("runs"))
+    stream = Stream(files=(str(text),), limit=limit, run=run)
+    return read(Windows(), Learning(), Machine(threads=threads), stream)
 
 
 def report(run: tyro.conf.Positional[str]) -> int:
@@ -79,14 +79,23 @@ def statistics(text: Text, windows: Windows, machine: Machine, *, out: str, limi
         out: file to write.
         limit: tokens to read.
     """
+    import torch
+
+    from driftlm.formats import refuse_unwritable
     from driftlm.models.loading import load
     from driftlm.streams.documents import read_documents
     from driftlm.weights.statistics import gather
 
     if Path(out).exists():
         raise DriftError(f"--out {out} exists already; give another file, or remove it.")
+    if limit is not None and limit < 1:
+        raise DriftError(f"--limit was {limit}; give the number of tokens to read, at least 1.")
+    refuse_unwritable(Path(out))
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
     language_model = load(machine.model or None, **machine.loading())
     gathered = gather(language_model, read_documents(text), windows, limit)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     gathered.save(out)
     print(f"{out}: statistics of {gathered.facts['windows']} windows, {gathered.facts['tokens']:,} tokens")
     return 0
@@ -166,9 +175,6 @@ def verdict(summary: dict[str, float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 2 bad input (one sentence on stderr), 130 stopped by Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
-        print(f"driftlm {driftlm.__version__}")
-        sys.exit(0)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "--online" not in arguments:
@@ -176,13 +182,10 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module="transformers|peft")
     code: int
     try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
-            args=arguments,
-            prog="driftlm",
-            description="A language model that keeps learning from the stream it reads.",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+        try:
+            code = called(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone away is no error
     except DriftError as error:
         print(f"driftlm: {error}", file=sys.stderr)
         code = 2
@@ -193,3 +196,17 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def called(arguments: list[str]) -> int:
+    """Run the verb that the arguments name."""
+    if arguments == ["--version"]:
+        print(f"driftlm {driftlm.__version__}")
+        return 0
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
+        args=arguments,
+        prog="driftlm",
+        description="A language model that keeps learning from the stream it reads.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )

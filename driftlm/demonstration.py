@@ -1,17 +1,18 @@
 """Text that is on every machine, for the demo."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
 
 
-@contextmanager
-def library_documentation() -> Iterator[Path]:
-    """The language reference that `help()` shows, all topics in one file for as long as the block lasts."""
+def library_documentation(folder: Path) -> Path:
+    """Write the language reference that `help()` shows into a folder, one JSON line a topic, and name the file.
+
+    It stays there, so that a demo that was stopped can be resumed.
+    """
     from pydoc_data.topics import topics
 
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "python-topics.txt"
-        text.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8", newline="")
-        yield text
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "python-topics.jsonl"
+    lines = [json.dumps({"id": name, "text": topics[name]}) for name in sorted(topics)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    return path

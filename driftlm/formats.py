@@ -1,13 +1,17 @@
 """Learned weights as folders that others read: PEFT for LoRA and DoRA, HuggingFace otherwise; in and out."""
 
+import os
 import shutil
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from torch import Tensor
+
 from driftlm.errors import DriftError
-from driftlm.models.loading import LanguageModel, load, no_progress_bar
+from driftlm.models.loading import LanguageModel, fingerprint, load, no_progress_bar
 from driftlm.models.lora import take_fast_path
 from driftlm.models.trainable import Trainable
 from driftlm.runs import latest_checkpoint, read_config
@@ -33,7 +37,8 @@ def save(language_model: LanguageModel, trainable: Trainable | None, folder: str
 
     Args:
         language_model: the adapted model.
-        trainable: what was learned; with an adapter the folder is PEFT's, else a whole HuggingFace model.
+        trainable: what was learned; with an adapter the folder is PEFT's, else a whole HuggingFace model (without
+            trainable: the model under an adapter).
         folder: must not exist yet; it appears complete or not at all.
 
     Raises:
@@ -52,16 +57,32 @@ def save(language_model: LanguageModel, trainable: Trainable | None, folder: str
             trainable.adapter.peft_config["default"].base_model_name_or_path = base
             trainable.adapter.save_pretrained(partial)
         else:
-            language_model.model.save_pretrained(partial)
+            language_model.model.save_pretrained(partial, state_dict=plain_weights(language_model.model))
         language_model.tokenizer.save_pretrained(partial)
     partial.rename(folder)
     return folder
+
+
+def plain_weights(model: Any) -> dict[str, Tensor]:
+    """A model's weights under their own names, also while peft's layers are around them."""
+    return {
+        name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
+    }
 
 
 def refuse_existing(folder: Path) -> None:
     """Never write over what somebody keeps."""
     if folder.exists():
         raise DriftError(f"{folder} exists already; give a folder that does not exist, or remove it.")
+    refuse_unwritable(folder)
+
+
+def refuse_unwritable(place: Path) -> None:
+    """Refuse a place that cannot be made, before hours are spent on what is to go there."""
+    place = place.absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise DriftError(f"{place} cannot be made, because {there} is no folder to write in; give another place.")
 
 
 def start_from(source: str | Path, learning: Learning, model: str | None = None, **loading: Any) -> Start:
@@ -91,19 +112,33 @@ def start_from(source: str | Path, learning: Learning, model: str | None = None,
 
 def from_adapter(source: Path, learning: Learning, model: str | None, loading: dict[str, Any]) -> Start:
     """A PEFT folder on its base."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, PeftType
 
-    config: Any = PeftConfig.from_pretrained(str(source))
-    language_model = load(model or config.base_model_name_or_path, **loading)
+    try:
+        config: Any = PeftConfig.from_pretrained(str(source))
+    except (OSError, ValueError, TypeError) as error:
+        raise DriftError(
+            f"the adapter_config.json in {source} cannot be read; give a folder that peft wrote."
+        ) from error
+    if config.peft_type != PeftType.LORA:
+        raise DriftError(
+            f"the adapter in {source} is {config.peft_type.value}; give a LoRA or DoRA, or merged weights."
+        )
+    base = config.base_model_name_or_path
+    if not (model or base):
+        raise DriftError(f"the adapter in {source} does not name the model it belongs to; give it with --model.")
+    if model and base and Path(base).is_dir() and Path(base).resolve() != Path(model).resolve():
+        raise DriftError(f"the adapter in {source} belongs to the model {base}, not to {model}; leave --model out.")
+    language_model = load(model or base, **loading)
     try:
         adapter = PeftModel.from_pretrained(language_model.model, str(source), is_trainable=True).eval()
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise DriftError(
             f"the adapter in {source} does not fit {language_model.name!r}; give its base with --model."
         ) from error
     take_fast_path(language_model.model)
     parameters = {name: p for name, p in language_model.model.named_parameters() if p.requires_grad}
-    kind = "dora" if getattr(config, "use_dora", False) else str(config.peft_type.value).lower()
+    kind = "dora" if config.use_dora else "lora"
     return continued_or_merged(language_model, Trainable(parameters, adapter), kind, learning)
 
 
@@ -130,10 +165,13 @@ def reopen(config: dict[str, Any], learning: Learning, loading: dict[str, Any]) 
 
 def continued_or_merged(language_model: LanguageModel, trainable: Trainable, kind: str, learning: Learning) -> Start:
     """Keep an adapter of the kind that is learned next; merge any other, and let no parameter ask for a gradient."""
+    model, kept = language_model.model, None
     if trainable.adapter is None:
-        language_model.model.requires_grad_(False)
-        return Start(language_model)
-    if kind == learning.learn:
-        return Start(language_model, trainable)
-    merged = trainable.adapter.merge_and_unload().requires_grad_(False).eval()
-    return Start(replace(language_model, model=merged))
+        model.requires_grad_(False)
+    elif kind == learning.learn:
+        kept = trainable
+    else:
+        model = trainable.adapter.merge_and_unload().requires_grad_(False).eval()
+    # what was learned is part of the model that a new reading begins with
+    learned = replace(language_model, model=model, fingerprint=fingerprint(model, language_model.tokenizer))
+    return Start(learned, kept)

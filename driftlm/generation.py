@@ -57,5 +57,6 @@ def continuation(prompt: str, machine: Machine, start_from: str, *, tokens: int,
             pad_token_id=language_model.bos,
             **sampling,
         )
-    text: str = language_model.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-    return prompt + text
+    # SentencePiece tokenizers drop the space before a text's first token, so the prompt is decoded along and taken off.
+    before, whole = (language_model.tokenizer.decode(t, skip_special_tokens=True) for t in (ids[1:], output[0, 1:]))
+    return prompt + whole.removeprefix(before)

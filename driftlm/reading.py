@@ -1,14 +1,13 @@
 """The verb `read`: settings to a memory, a stream through it, a run folder out of it."""
 
 import platform
-import resource
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import transformers
 import driftlm
 from driftlm import formats, runs
 from driftlm.errors import DriftError
+from driftlm.evaluation.cost import peak_resident_bytes
 from driftlm.evaluation.live import Live
 from driftlm.evaluation.prequential import Step, Totals, read_stream
 from driftlm.models.loading import BUNDLED, load
@@ -45,6 +45,7 @@ class Reading:
     folder: Path
     config: dict[str, Any]
     checkpoint: runs.Checkpoint | None = None
+    continues: bool = False  # an adapter that was learned before
 
 
 def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
         DriftError: for bad input; before the first window nothing is left behind, later the run is resumable.
         Interrupted: after Ctrl-C or SIGTERM, with the run saved.
     """
-    reading = resumed(stream) if stream.resume else begun(windows, learning, machine, stream)
+    reading = (resumed if stream.resume else begun)(windows, learning, machine, stream)
     memory = memory_of(reading)
     baseline = memory.static() if reading.stream.compare == "static" and memory.parameters else None
     return through(reading, memory, baseline)
@@ -67,11 +68,17 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
     if stream.limit is not None and stream.limit < 1:
         raise DriftError(f"--limit was {stream.limit}; give the number of tokens to score, at least 1.")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{Path(stream.files[0]).stem or 'stdin'}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    first = "stdin" if stream.files[0] == "-" else Path(stream.files[0]).resolve().stem
+    folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{first}"
+    # what one leaves that was killed before its configuration was whole is no run yet
+    if folder.exists() and (not folder.is_dir() or any(p.name != "config.json.partial" for p in folder.iterdir())):
         raise DriftError(f"--run {folder} exists and is not empty; give another folder, or --resume it.")
+    formats.refuse_unwritable(folder)
     if stream.save:
         formats.refuse_existing(Path(stream.save))
+        if folder.absolute().is_relative_to(Path(stream.save).absolute()):
+            raise DriftError(f"--save {stream.save} would hold --run {folder}; give one place to each.")
+    learning = replace(learning, learning_rate=learning.rate())  # the run says what its rule's default was
     config: dict[str, Any] = {
         "driftlm": driftlm.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,24 +92,45 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
     return Reading(windows, learning, machine, stream, folder, config)
 
 
-def resumed(stream: Stream) -> Reading:
-    """A stopped reading, with the settings of its run."""
+def resumed(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
+    """A stopped reading, with the settings of its run; only what is shown may be another."""
     folder = Path(stream.resume)
     if stream.files or stream.run or stream.start_from:
         raise DriftError("--resume takes files and settings from the run; give --resume RUN alone (and --json).")
     config = runs.read_config(folder)
-    if (folder / "summary.json").exists():
-        raise DriftError(f"the run {folder} is finished; read on from what it learned with --from {folder}.")
     then = Stream(**{**config["stream"], "files": tuple(config["stream"]["files"])})
-    return Reading(
+    saved = not then.save or Path(then.save).exists()  # one that was killed while it saved is not done
+    if (folder / "summary.json").exists() and saved:
+        raise DriftError(f"the run {folder} is finished; read on from what it learned with --from {folder}.")
+    reading = Reading(
         Windows(**config["windows"]),
         Learning(**config["learning"]),
         replace(Machine(**config["machine"]), threads=config["threads"]),
-        replace(then, json=stream.json, resume=stream.resume),
+        replace(then, **{name: getattr(stream, name) for name in ("resume", "json", "live", "report", "checkpoint")}),
         folder,
         config,
         runs.latest_checkpoint(folder),
     )
+    for given, kept in (
+        (windows, reading.windows),
+        (learning, reading.learning),
+        (machine, reading.machine),
+        (stream, replace(reading.stream, files=(), run="", start_from="")),
+    ):
+        refuse_others(given, kept, folder)
+    return reading
+
+
+def refuse_others(given: Any, kept: Any, folder: Path) -> None:
+    """Refuse a setting that is neither left at its default nor the run's own."""
+    for field in fields(given):
+        value, own = getattr(given, field.name), getattr(kept, field.name)
+        if value not in (field.default, own):
+            flag = field.name.replace("_", "-")
+            raise DriftError(
+                f"--{flag} was {value} but the run {folder} has {own!r}, and --resume goes on with the run's own "
+                f"settings; leave it out, or start a new run."
+            )
 
 
 def memory_of(reading: Reading) -> WeightMemory:
@@ -124,9 +152,15 @@ def memory_of(reading: Reading) -> WeightMemory:
             f"the model {language_model.name!r} changed since this run began; give the old one back at that place, "
             f"or start a new run."
         )
+    if reading.learning.rule == "rms" and not reading.learning.statistics and language_model.name == str(BUNDLED):
+        # by name: what goes on from RUN/start is no longer beside them
+        reading.learning = replace(reading.learning, statistics=str(BUNDLED / "statistics.safetensors"))
+        config["learning"] = asdict(reading.learning)
     memory = WeightMemory(language_model, reading.windows, reading.learning, start.trainable)
-    config |= {
-        "model": {
+    reading.continues = start.trainable is not None
+    config.setdefault(
+        "model",
+        {
             "name": str(Path(language_model.name).resolve())
             if Path(language_model.name).is_dir()
             else language_model.name,
@@ -135,7 +169,8 @@ def memory_of(reading: Reading) -> WeightMemory:
             "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
             "trainable": sum(parameter.numel() for parameter in memory.parameters),
         },
-        "learning_rate": reading.learning.rate(),
+    )
+    config |= {
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "seed": reading.learning.seed,
@@ -157,21 +192,24 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
     expected = expected_tokens(stream, memory)
     run: runs.Run | None = None
     step: Step | None = None
+    behind = progress
 
     def save() -> None:
-        """A checkpoint of what stands now: everything read, or all before `step` while it is not yet learned."""
+        """A checkpoint behind `step`, once it was learned from."""
         if run is not None and step is not None:
-            run.checkpoint(tape.after(step), finished(step, memory), memory, baseline)
+            run.checkpoint(behind, finished(step, memory), memory, baseline)
 
-    with stop_signals() as asked, Live(expected, enabled=stream.live) as live:
+    with stop_signals(tape) as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
         due = time.monotonic() + stream.checkpoint
         steps = read_stream(
             memory, tape, baseline=baseline, limit=stream.limit, totals=totals, first_window=progress.window
         )
         try:
             for step in steps:
+                behind = tape.after(step)  # now: asking for the next step may move the tape on
                 if run is None:
                     run = begin(reading, memory, lines, expected, step.window)
+                    stopping.callback(run.close)
                 if asked or time.monotonic() >= due:
                     run.checkpoint(tape.at(step), step.before, memory, baseline)
                     due = time.monotonic() + stream.checkpoint
@@ -179,9 +217,17 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
                         raise Interrupted(reading.folder)
                 run.append(runs.line(step, tape.time, step.nats if itself else step.static_nats))
                 live.update(step.totals, step.window.document)
-        except DriftError:
+        except DriftError as error:
+            if run is None:
+                raise
             save()
-            raise
+            raise DriftError(f"{error} (saved so far; driftlm read --resume {reading.folder} goes on)") from error
+        except KeyboardInterrupt:
+            if run is None or not tape.waiting:
+                raise
+            save()
+            raise Interrupted(reading.folder) from None
+        stopping.pop_all()
     if step is None or run is None:
         if checkpoint is None:
             raise DriftError("the stream has no document; give a text.")
@@ -190,20 +236,23 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
     else:
         ended = finished(step, memory)
         save()
+        if asked and "-" in stream.files:  # what piped the text was perhaps stopped as well
+            run.close()
+            raise Interrupted(reading.folder)
     return conclude(reading, run, memory, ended)
 
 
 def begin(reading: Reading, memory: WeightMemory, lines: int, expected: int | None, window: Window) -> runs.Run:
     """Make the run folder, with the learned state it begins with, and say what is to come."""
-    folder = reading.folder
-    if reading.config["start"] and reading.checkpoint is None and not reading.stream.resume:
-        folder.mkdir(parents=True, exist_ok=True)
-        adapter = memory.trainable if memory.trainable.adapter is not None and not memory.trainable.fresh else None
-        place = formats.save(memory.language_model, adapter, folder / "start")
-        reading.config["start"] = str(place.resolve())
+    run = runs.Run(reading.folder, reading.config, lines)
+    start, language_model = reading.folder / "start", memory.language_model
+    if reading.config["start"] and not start.exists():
+        formats.save(language_model, memory.trainable if reading.continues else None, start)
+        if not reading.continues:
+            language_model.name = str(start.resolve())  # a new adapter is one of these weights
     if not reading.stream.json or reading.stream.live:
         announce(memory, expected, window, reading.stream.compare == "static")
-    return runs.Run(folder, reading.config, lines)
+    return run
 
 
 def finished(step: Step, memory: WeightMemory) -> Totals:
@@ -282,18 +331,18 @@ def expected_tokens(stream: Stream, memory: WeightMemory) -> int | None:
         if not files or any(file.suffix in (".gz", ".xz") for file in files):
             return stream.limit
         size += sum(file.stat().st_size for file in files)
-        sample = files[0].read_bytes()[: 1 << 16].decode("utf-8", errors="ignore")
+        with files[0].open("rb") as file:
+            sample = file.read(1 << 16).decode("utf-8", errors="ignore")
     per_token = len(sample.encode()) / max(1, len(memory.encode(sample)[0]) - 1) if sample else 1.0
     tokens = int(size / per_token)
     return tokens if stream.limit is None else min(tokens, stream.limit)
 
 
 def peak_memory(memory: WeightMemory) -> int:
-    """Most memory the process has held: on the GPU where the model is there, else resident."""
+    """Most memory held, bytes: on the GPU where the model is there, else resident."""
     if memory.language_model.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident_bytes()
 
 
 def versions() -> dict[str, str]:
@@ -308,14 +357,17 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, so that the run stops between two windows; a second Ctrl-C stops at once."""
+def stop_signals(tape: runs.Tape) -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM, so that the run stops between two windows.
+
+    A second Ctrl-C stops at once, and so does one while the stream keeps the reader waiting.
+    """
     asked: list[int] = []
 
     def take(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
         asked.append(number)
+        if len(asked) > 1 or tape.waiting:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

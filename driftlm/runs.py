@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,9 +61,12 @@ class Tape:
         self.documents, self.resumed = documents, resumed
         self.digested, self.digest = 0, ""
         self.time: str | None = None  # of the document that is being read
+        self.waiting = False  # for the source to give a document
 
     def __iter__(self) -> Iterator[Document]:
+        self.waiting = True
         for number, document in enumerate(self.documents):
+            self.waiting = False
             self.digest = hashlib.sha256(
                 b"\0".join(part.encode() for part in (self.digest, document.id, document.text))
             ).hexdigest()
@@ -74,6 +78,8 @@ class Tape:
                 )
             if number >= self.resumed.document:
                 yield document
+            self.waiting = True
+        self.waiting = False
         if self.digested < self.resumed.digested:
             raise DriftError(
                 f"the stream has {self.digested} documents but this run had read {self.resumed.digested}; "
@@ -107,6 +113,7 @@ class Run:
         write_atomically(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False))
         self.log = (folder / "windows.jsonl").open("ab")
         self.log.truncate(lines)
+        self.log.seek(lines)  # `tell` still says where the file ended before
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a window's line; it is on disk with the next checkpoint."""
@@ -114,10 +121,12 @@ class Run:
 
     def checkpoint(self, progress: Progress, totals: Totals, memory: Resumable, baseline: Resumable | None) -> None:
         """Write the state before the next window; the folder appears under its name only when complete."""
+        final = self.folder / f"checkpoint-{totals.windows:012d}"
+        if final.exists():  # of this very state: a resumed run that is stopped before its next window
+            return
         self.log.flush()
         os.fsync(self.log.fileno())
         states = {"memory": memory.state()} | ({"baseline": baseline.state()} if baseline is not None else {})
-        final = self.folder / f"checkpoint-{totals.windows:012d}"
         partial = self.folder / "checkpoint.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -131,17 +140,20 @@ class Run:
             "states": {name: state.values for name, state in states.items()},
         }
         write_atomically(partial / "values.json", json.dumps(values))
-        if final.exists():
-            shutil.rmtree(final)
+        sync(partial)
         partial.rename(final)
         sync(self.folder)
         for old in self.folder.glob("checkpoint-*"):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
 
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the log and write the totals."""
-        self.log.close()
+        self.close()
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
 
 
@@ -157,16 +169,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = {}
     if "driftlm" not in config:
         raise DriftError(f"{folder} holds no run of driftlm; give the folder that `driftlm read` named.")
+    if (folder / "start").exists():
+        config["start"] = str((folder / "start").resolve())
     return config
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint, None where the run was stopped before its first."""
+    """The newest complete checkpoint, None where the run was stopped before its first.
+
+    Raises:
+        DriftError: when it is damaged.
+    """
     found = sorted(folder.glob("checkpoint-*"))
     if not found:
         return None
-    values = json.loads((found[-1] / "values.json").read_text(encoding="utf-8"))
-    states = {name: State(load_file(found[-1] / name), held) for name, held in values["states"].items()}
+    try:
+        values = json.loads((found[-1] / "values.json").read_text(encoding="utf-8"))
+        states = {name: State(load_file(found[-1] / name), held) for name, held in values["states"].items()}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DriftError(f"{found[-1]} is damaged; put it back as it was, or start a new run.") from error
     return Checkpoint(
         Progress(**values["progress"]),
         Totals(**values["totals"]),

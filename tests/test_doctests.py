@@ -10,8 +10,6 @@ import driftlm
 
 PACKAGE = pkgutil.walk_packages(driftlm.__path__, "driftlm.")
 MODULES = [found.name for found in PACKAGE if found.name != "driftlm.__main__"]
-    found.name for found in pkgutil.walk_packages(driftlm.__path__, "driftlm.") if found.name != "driftlm.__main__"
-]
 
 
 @pytest.mark.parametrize("name", MODULES)

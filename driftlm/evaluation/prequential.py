@@ -148,7 +148,10 @@ def read_stream(
         memory.finish(document.id)
         if baseline is not None:
             baseline.finish(document.id)
-        totals, first_window = replace(totals, documents=totals.documents + 1), 0
+        # the memory may have taken a last step
+        totals, first_window = replace(learned(totals, memory, 0.0), documents=totals.documents + 1), 0
+        if limit is not None and totals.tokens >= limit:
+            return  # before the source is asked for a document that nobody needs
 
 
 def added(totals: Totals, window: Window, nats: Tensor, static: Tensor | None, seconds: float) -> Totals:

@@ -91,6 +91,8 @@ class RotaryCache:
             )
         if "chunked_attention" in (getattr(self.model.config.get_text_config(), "layer_types", None) or []):
             raise DriftError(f"{name!r} ({kind}) attends in fixed chunks of the document; {self.offered}")
+        if any(path.endswith("embed_positions") for path, _ in self.model.named_buffers()):
+            raise DriftError(f"{name!r} ({kind}) takes its rotary angles from a table that ends; {self.offered}")
         accepts = inspect.signature(self.model.forward).parameters
         if "position_ids" not in accepts or not self.shift_invariant():
             raise DriftError(f"{name!r} ({kind}) has absolute positions; {self.offered}")

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from driftlm.errors import DriftError
 
 BUNDLED = Path(__file__).parent / "bundled"
+REWRITTEN = {"dtype", "architectures", "transformers_version", "_name_or_path"}  # by saving, without meaning
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -196,7 +197,7 @@ def refuse_unless_causal(model: Any, source: str) -> None:
     changed = ids.clone()
     changed[0, -1] = ids[0, 0]
     logits = [model(input_ids=one, use_cache=False).logits[0, :-1] for one in (ids, changed)]
-    if (logits[0] - logits[1]).abs().max() > 1e-3 * logits[0].abs().max():
+    if (logits[0] - logits[1]).abs().max() > 10 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max():
         raise DriftError(
             f"{source!r} ({model.config.model_type}) looks at later tokens, so it cannot score a stream; "
             f"give a causal language model."
@@ -236,7 +237,9 @@ def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
 
 def fingerprint(model: Any, tokenizer: Any) -> str:
     """SHA-256 over configuration, vocabulary and weights; every tensor counts, large ones by 4,096 of their values."""
-    digest = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    config = {key: value for key, value in model.config.to_dict().items() if key not in REWRITTEN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     for key, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()
         chosen = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()

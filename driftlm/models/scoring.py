@@ -86,8 +86,13 @@ class Scorer:
 
 
 def every_finite(logits: Tensor) -> Tensor:
-    """(S, V) -> (S,) bool: where the spread is finite, so is every logit, and the nats of every token."""
-    return (logits.amax(dim=-1) - logits.amin(dim=-1)).isfinite()
+    """(S, V) -> (S,) bool: where the spread is finite, so is every logit, and the nats of every token.
+
+    A spread of zero counts as not finite: a root-mean-square norm whose squares overflow hides infinity behind zeros,
+    and a model that died of it would go on for ever, scoring every token with ln V.
+    """
+    spread = logits.amax(dim=-1) - logits.amin(dim=-1)
+    return (spread > 0) & spread.isfinite()
 
 
 class HeadNats(torch.autograd.Function):

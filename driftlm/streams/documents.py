@@ -106,12 +106,14 @@ def _below(folder: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise DriftError(f"{_shown(error.filename)}: {error.strerror}; make the folder readable") from error
 
-    relative = [
-        os.path.relpath(os.path.join(parent, name), folder)
-        for parent, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if name.lower().endswith(IN_FOLDERS)
-    ]
+    relative = []
+    for parent, below, names in os.walk(folder, onerror=refuse):
+        if {"config.json", "windows.jsonl"} <= set(names):  # a run of driftlm is no text to read
+            below.clear()
+            continue
+        relative += [
+            os.path.relpath(os.path.join(parent, name), folder) for name in names if name.lower().endswith(IN_FOLDERS)
+        ]
     return [os.path.join(folder, path) for path in sorted(relative)]
 
 

@@ -28,11 +28,11 @@ from driftlm.weights.statistics import Statistics, gather
 
 # For the conformance tests; the rates suit the small random models there.
 EXAMPLES = {
-    "sgd": Learning(learning_rate=0.2),
-    "sgd momentum skip": Learning(learning_rate=0.05, momentum=0.8, every=2),
+    "sgd": Learning(rule="sgd", learning_rate=0.2),
+    "sgd momentum skip": Learning(rule="sgd", learning_rate=0.05, momentum=0.8, every=2),
     "adam accumulate": Learning(rule="adam", learning_rate=5e-3, every=3, cadence="accumulate"),
     "lora adam": Learning("lora", rank=4, rule="adam", learning_rate=1e-2),
-    "norms sgd": Learning("norms", learning_rate=0.5),
+    "norms sgd": Learning("norms", rule="sgd", learning_rate=0.5),
     "rms reset": Learning(rule="rms", learning_rate=1e-3, epsilon=1e-3, decay=0.01, reset="document"),
 }
 
@@ -78,8 +78,8 @@ class WeightMemory:
         self.scorer = Scorer(self.language_model)
         self.parameters = list(self.trainable.parameters.values())
         self.prior = Prior(self.trainable)
-        self.baseline: PriorReader | None = None
         self.counts = Counts()
+        self.statistics: Statistics | None = None
         self.start_fresh()
 
     def start_fresh(self) -> None:
@@ -98,8 +98,9 @@ class WeightMemory:
         """The update rule before its first step."""
         settings, rms, normalizer = self.learning, None, 1.0
         if settings.rule == "rms":
-            statistics = Statistics.for_model(self.language_model, settings.statistics)
-            rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
+            if self.statistics is None:
+                self.statistics = Statistics.for_model(self.language_model, settings.statistics)
+            rms, normalizer = self.statistics.of(self.trainable.parameters), self.statistics.normalizer
         numbers = RuleSettings(
             settings.rate(), settings.momentum, settings.decay, settings.epsilon, rms=rms, normalizer=normalizer
         )
@@ -112,8 +113,7 @@ class WeightMemory:
 
     def static(self) -> PriorReader:
         """A memory that reads the same windows with the prior and never learns."""
-        self.baseline = PriorReader(self.prior, self.scorer, self.rotary, self.windows)
-        return self.baseline
+        return PriorReader(self.prior, self.scorer, self.rotary, self.windows)
 
     # ---- score, then learn ------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class WeightMemory:
             forward = self.scorer.forward(window, cache)
         nats, bad, events = forward.nats.detach(), False, []
         if self.guard is not None:
-            bad = self.guard.is_bad(nats, forward.finite)
+            bad = self.guard.is_bad(nats, forward.finite, lambda: self.prior_nats(window))
             lost = int((~forward.finite).sum()) if bad else 0
             if lost:
                 # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
@@ -177,6 +177,7 @@ class WeightMemory:
             return False
         return self.learning.cadence == "accumulate" or (self.windows_read + 1) % self.learning.every == 0
 
+    @torch.enable_grad()
     def add_gradient(self, nats: Tensor) -> None:
         """The gradient of the window's mean; with `accumulate`, of its sum, divided by all tokens at the step."""
         if self.learning.cadence == "accumulate" and self.learning.every > 1:
@@ -204,9 +205,7 @@ class WeightMemory:
         self.waiting = 0
 
     def prior_nats(self, window: Window) -> Tensor:
-        """What the prior says of a window: the static comparison's score where there is one."""
-        if self.baseline is not None:
-            return self.baseline.score(window)
+        """What the prior says of a window, from its inputs alone: a cache made by diverged parameters is no witness."""
         with torch.no_grad(), self.prior.in_force():
             return self.scorer.forward(window).nats
 
@@ -239,7 +238,17 @@ class WeightMemory:
         return State({key: value.detach().clone() for key, value in tensors.items()}, values)
 
     def restore(self, state: State) -> None:
-        """Go on exactly where `state` was taken (same model, same settings)."""
+        """Go on exactly where `state` was taken (same model, same settings).
+
+        Raises:
+            DriftError: when it holds other parameters than are learned here.
+        """
+        learned = {f"parameters/{name}": p.shape for name, p in self.trainable.parameters.items()}
+        if learned != {key: value.shape for key, value in state.tensors.items() if key.startswith("parameters/")}:
+            raise DriftError(
+                "the state holds other parameters than are learned here; "
+                "give the settings it was learned with (--learn, --layers, --rank, --target-modules)."
+            )
         self.start_fresh()
         device = self.language_model.device
         groups: dict[str, dict[str, Tensor]] = {}
@@ -275,7 +284,7 @@ class WeightMemory:
             def make(model: LanguageModel, windows: Windows, folder: Path, idle: bool) -> WeightMemory:
                 statistics = folder / "statistics.safetensors"
                 if learning.rule == "rms":
-                    gather(model, [Document("night", "It was a dark and stormy night.")], windows).save(statistics)
+                    gather(model, [Document("rain", "It rained.")], windows).save(statistics)
                 rate = 0.0 if idle else learning.learning_rate
                 return WeightMemory(model, windows, replace(learning, learning_rate=rate, statistics=str(statistics)))
 

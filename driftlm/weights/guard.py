@@ -13,10 +13,11 @@ from driftlm.weights.rules import Rule
 class Guard:
     """Goes back to the last state that scored a window well when two successive windows are bad.
 
-    A window is bad when its mean is above ln V + 1 nats (a model that knows nothing has ln V) or a logit is not
-    finite. After the second, the parameters and the rule's state that scored the last good window come back for the
-    *next* window, and the learning rate is halved. The state just before the two bad windows would not do: it is the
-    one that scored the first of them badly.
+    A window is bad when a logit is not finite, or when its mean is above ln V + 1 nats (a model that knows nothing has
+    ln V) and more than 1 nat above the prior's: text that is hard for the prior too is no divergence. After the second,
+    the parameters and the rule's state that scored the last good window come back for the *next* window, and the
+    learning rate is halved. The state just before the two bad windows would not do: it is the one that scored the
+    first of them badly.
     """
 
     def __init__(self, parameters: Sequence[Parameter], rule: Rule, prior: Sequence[Tensor], vocabulary: int) -> None:
@@ -27,9 +28,12 @@ class Guard:
         self.good = list(prior)
         self.good_rule: dict[str, Tensor] = {}
 
-    def is_bad(self, nats: Tensor, finite: Tensor) -> bool:
-        """Whether adapted scores (S,) show divergence."""
-        return not (bool(finite.all()) and nats.mean().item() <= self.threshold)
+    def is_bad(self, nats: Tensor, finite: Tensor, prior_nats: Callable[[], Tensor]) -> bool:
+        """Whether adapted scores (S,) show divergence; the prior's are only asked for where they decide."""
+        if not bool(finite.all()):
+            return True
+        mean = nats.mean().item()
+        return not mean <= self.threshold and not mean <= prior_nats().mean().item() + 1
 
     def would_go_back(self, bad: bool) -> bool:
         """Whether a window that is `bad` or not completes a pair of bad ones."""

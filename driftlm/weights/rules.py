@@ -38,7 +38,7 @@ class RuleSettings:
     learning_rate: float
     momentum: float = 0.0
     decay: float = 0.0
-    epsilon: float = 1e-6
+    epsilon: float = 1e-5
     rms: tuple[Tensor, ...] | None = None
     normalizer: float = 1.0
 
@@ -149,6 +149,10 @@ class RMS:
             raise DriftError(
                 "--rule rms needs gradient statistics; make them with `driftlm statistics TEXT --out FILE` "
                 "and give --statistics FILE."
+            )
+        if settings.epsilon == 0 and any(bool((rms == 0).any()) for rms in settings.rms):
+            raise DriftError(
+                "--epsilon was 0 but some gradients were always zero in the statistics; give a small one such as 1e-5."
             )
         self.parameters, self.prior = parameters, prior
         self.learning_rate = settings.learning_rate

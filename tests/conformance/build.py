@@ -14,7 +14,7 @@ from driftlm.models.loading import LanguageModel
 from driftlm.weights.learning import Learning
 from tests.families import BOS, FAMILIES, tiny_tokenizer
 
-M = TypeVar("M", bound=Memory)
+Reads = TypeVar("Reads", bound=Memory | LanguageModel)
 TOKENIZER = tiny_tokenizer()
 
 
@@ -25,7 +25,7 @@ def language_model(family: str) -> LanguageModel:
 
 def weight_memory(family: str, windows: Windows, **learning: object) -> WeightMemory:
     """A memory in weights that reads documents of `spelled` tokens."""
-    return reads_numbers(WeightMemory(language_model(family), windows, Learning(**learning)))  # type: ignore[arg-type]
+    return reads_numbers(WeightMemory(language_model(family), windows, Learning(**{"rule": "sgd"} | learning)))  # type: ignore[arg-type]
 
 
 def spelled(tokens: Sequence[int], name: str = "d") -> Document:
@@ -40,10 +40,10 @@ def numbers(text: str) -> tuple[list[int], list[int]]:
     return [BOS, *map(int, words)], ends.tolist()
 
 
-def reads_numbers(memory: M) -> M:
-    """The memory, with `numbers` in place of its tokenizer."""
-    memory.encode = numbers  # type: ignore[method-assign]
-    return memory
+def reads_numbers(what: Reads) -> Reads:
+    """A memory or a model, with `numbers` in place of its tokenizer."""
+    what.encode = numbers  # type: ignore[method-assign]
+    return what
 
 
 def read(memory: Memory, documents: Iterable[Document]) -> Tensor:
