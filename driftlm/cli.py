@@ -195,6 +195,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:  # a full disk, a folder that went away
+        place = f" ({error.filename})" if error.filename else ""
+        print(
+            f"driftlm: the system refused: {error.strerror}{place}; mend that, then go on with --resume.",
+            file=sys.stderr,
+        )
+        code = 2
     sys.exit(code)
 
 

@@ -67,6 +67,10 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
         raise DriftError("no text was given; name files or folders, - for standard input, or --resume RUN.")
     if stream.limit is not None and stream.limit < 1:
         raise DriftError(f"--limit was {stream.limit}; give the number of tokens to score, at least 1.")
+    if stream.start_from and machine.model and not (Path(stream.start_from) / "adapter_config.json").exists():
+        raise DriftError(
+            f"--from {stream.start_from} holds a whole model, so --model {machine.model} has no part; leave it out."
+        )
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     first = "stdin" if stream.files[0] == "-" else Path(stream.files[0]).resolve().stem
     folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{first}"
