@@ -30,10 +30,11 @@ CONTEXT, STRIDE = 512, 256
 RATES = {
     "sgd": (0.03, 0.05, 0.1),
     "adam": (1e-4, 3e-4),
-    "rms": (3e-5, 1e-4),
+    "rms": (1e-4, 3e-4),
     "lora sgd": (0.2, 0.5, 1.0),
     "lora adam": (1e-3, 3e-3),
 }
+STATIC = Learning(learn="none", rule="sgd", learning_rate=0.0)
 DECAYS = (0.0, 1e-3)  # of the RMS rule
 LIMIT = {"choose": 10_000, "measure": 10_000}  # tokens of each text
 
@@ -109,14 +110,14 @@ def to_choose(data: Path) -> list[tuple[str, Path, Windows, Learning, int]]:
 
 def chosen(window: str, learning: Learning) -> Learning:
     """The setting with the fewest nats on the development books."""
-    sums: dict[tuple[float, float], float] = {}
+    tried: dict[tuple[float, float], dict[str, float]] = {}
     for row in stored():
         if (row["task"], row["window"], row["learn"], row["rule"]) == ("choose", window, learning.learn, learning.rule):
-            pair = row["learning_rate"], row["decay"]
-            sums[pair] = sums.get(pair, 0.0) + row["nats"]
-    if not sums:
+            tried.setdefault((row["learning_rate"], row["decay"]), {})[row["text"]] = row["nats"]
+    complete = {pair: sum(nats.values()) for pair, nats in tried.items() if len(nats) == len(DEVELOPMENT_BOOKS)}
+    if not complete:
         raise SystemExit("no rates were chosen yet; run `python -m recipes.results choose DATA` first")
-    rate, decay = min(sums, key=lambda pair: sums[pair])
+    rate, decay = min(complete, key=lambda pair: complete[pair])
     return replace(learning, learning_rate=rate, decay=decay)
 
 
@@ -127,7 +128,7 @@ def to_measure(data: Path) -> list[tuple[str, Path, Windows, Learning, int]]:
     return [
         ("measure", text, grid, learning, LIMIT["measure"])
         for grid in grids()
-        for learning in (Learning(learn="none"), *(chosen(grid.window, one) for _, one in settings()))
+        for learning in (STATIC, *(chosen(grid.window, one) for _, one in settings()))
         for text in texts
     ]
 
@@ -153,7 +154,7 @@ def table() -> str:
         f"|---|---|---|---:|{'---:|' * len(groups)}",
     ]
     for grid in grids():
-        for learning in (Learning(learn="none"), *(chosen(grid.window, one) for _, one in settings())):
+        for learning in (STATIC, *(chosen(grid.window, one) for _, one in settings())):
             mine = [row for row in rows if same(row, grid, learning)]
             cells = []
             for belongs in groups.values():

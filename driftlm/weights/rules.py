@@ -38,7 +38,7 @@ class RuleSettings:
     learning_rate: float
     momentum: float = 0.0
     decay: float = 0.0
-    epsilon: float = 1e-5
+    epsilon: float = 1e-4
     rms: tuple[Tensor, ...] | None = None
     normalizer: float = 1.0
 
@@ -152,7 +152,7 @@ class RMS:
             )
         if settings.epsilon == 0 and any(bool((rms == 0).any()) for rms in settings.rms):
             raise DriftError(
-                "--epsilon was 0 but some gradients were always zero in the statistics; give a small one such as 1e-5."
+                "--epsilon was 0 but some gradients were always zero in the statistics; give a small one such as 1e-4."
             )
         self.parameters, self.prior = parameters, prior
         self.learning_rate = settings.learning_rate
