@@ -166,6 +166,10 @@ def verdict(summary: dict[str, float]) -> str:
         return f"{read_what}: {adapted:.4f} bits per byte"
     change = 100 * (1 - adapted / static)
     word = "fewer" if change >= 0 else "MORE"
+    if summary["rollbacks"]:
+        word += (
+            f"; learning diverged and the guard went back {summary['rollbacks']} times: give a lower --learning-rate"
+        )
     return (
         f"{read_what}: {static:.4f} bits per byte by the static model, {adapted:.4f} learning as it read, "
         f"{abs(change):.1f} % {word}"

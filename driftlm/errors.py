@@ -6,3 +6,7 @@ class DriftError(Exception):
 
     The command line prints the sentence on stderr and exits with status 2; programs catch it.
     """
+
+
+class Diverged(DriftError):
+    """Learning left the finite numbers with the guard off: there is no state to go on from."""

@@ -17,7 +17,7 @@ import transformers
 
 import driftlm
 from driftlm import formats, runs
-from driftlm.errors import DriftError
+from driftlm.errors import Diverged, DriftError
 from driftlm.evaluation.cost import peak_resident_bytes
 from driftlm.evaluation.live import Live
 from driftlm.evaluation.prequential import Step, Totals, read_stream
@@ -67,10 +67,6 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
         raise DriftError("no text was given; name files or folders, - for standard input, or --resume RUN.")
     if stream.limit is not None and stream.limit < 1:
         raise DriftError(f"--limit was {stream.limit}; give the number of tokens to score, at least 1.")
-    if stream.start_from and machine.model and not (Path(stream.start_from) / "adapter_config.json").exists():
-        raise DriftError(
-            f"--from {stream.start_from} holds a whole model, so --model {machine.model} has no part; leave it out."
-        )
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     first = "stdin" if stream.files[0] == "-" else Path(stream.files[0]).resolve().stem
     folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{first}"
@@ -225,7 +221,11 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
             if run is None:
                 raise
             save()
-            raise DriftError(f"{error} (saved so far; driftlm read --resume {reading.folder} goes on)") from error
+            if isinstance(error, Diverged):
+                raise
+            raise DriftError(
+                f"{error} (saved so far; once that is mended, driftlm read --resume {reading.folder} goes on)"
+            ) from error
         except KeyboardInterrupt:
             if run is None or not tape.waiting:
                 raise

@@ -57,7 +57,7 @@ def test_a_run_records_its_settings_its_windows_and_its_totals(tmp_path: Path, c
     assert (summary["documents"], summary["finished"], summary["run"]) == (2, True, "run")
 
     config = json.loads((run / "config.json").read_bytes())
-    assert config["driftlm"] == driftlm_version() and config["command"].startswith("driftlm ")
+    assert config["driftlm"] == driftlm_version() and config["command"].startswith("driftlm")
     assert (config["threads"], config["seed"], config["learning"]["learning_rate"]) == (1, 3, 0.2)
     assert config["model"]["name"] == str(model) and config["model"]["parameters"] == config["model"]["trainable"]
     assert config["versions"]["torch"] == torch.__version__
@@ -125,7 +125,7 @@ def test_learning_that_diverges_at_the_start_of_a_document_leaves_the_run_at_it(
 ) -> None:
     (tmp_path / "news.jsonl").write_text(jsonl(words(12), words(40, 1), words(10, 2)))
     settings = ["--model", tiny_model(tmp_path), *QUICK, "--guard", "off", "--learning-rate", "1e20", "--every", 3]
-    refused(driftlm(capsys, "read", "news.jsonl", *settings, "--run", "run"), "diverged", "--resume run")
+    refused(driftlm(capsys, "read", "news.jsonl", *settings, "--run", "run"), "diverged", "start a new run")
     stopped = latest_checkpoint(tmp_path / "run")
     assert stopped is not None
     assert stopped.totals.windows == 3

@@ -78,4 +78,4 @@ def test_the_installed_program_runs_in_an_empty_folder(programs: Path, tmp_path:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["finished"]
     assert summary["tokens"] == 1500
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"], "the demo left something outside its run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["python-topics.jsonl", "run"]

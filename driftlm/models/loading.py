@@ -107,6 +107,8 @@ cache; give a folder, or allow a download with --online.
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DriftError(f"--device was {device!r} but no CUDA device is usable here; give --device cpu.")
     folder = Path(name) if name is not None else BUNDLED
+    if not folder.exists() and folder.parts[-3:] == BUNDLED.parts[-3:]:
+        name, folder = None, BUNDLED  # what was learned on the bundled model of another installation
     if name is None and not (BUNDLED / "config.json").exists():
         raise DriftError("the bundled model is missing from this installation; reinstall driftlm or give --model DIR.")
     if folder.is_dir() and not (folder / "config.json").exists():

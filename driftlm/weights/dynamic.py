@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from driftlm.errors import DriftError
+from driftlm.errors import Diverged, DriftError
 from driftlm.memory import Counts, Event, Example, State
 from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.loading import LanguageModel, load, refuse_long_context
@@ -133,11 +133,13 @@ class WeightMemory:
                 nats = torch.where(forward.finite, nats, self.prior_nats(window))
                 events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
             if self.guard.would_go_back(bad):
-                events.append(Event("rollback", f"two windows above {self.guard.threshold:.2f} nats per token"))
+                events.append(
+                    Event("rollback", "two windows in a row diverged: back to the last good state, at half the rate")
+                )
         elif not bool(nats.isfinite().all()):
-            raise DriftError(
+            raise Diverged(
                 f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
-                f"give a lower --learning-rate, or --guard on."
+                f"start a new run with a lower --learning-rate, or with --guard on."
             )
         self.scored, self.events = Scored(window, forward, nats, bad), tuple(events)
         return nats
@@ -156,11 +158,13 @@ class WeightMemory:
             self.cache = KeyValues() if self.rotary else None
             self.drop_gradients()
             self.counts.rollbacks += 1
-        elif learns and bad and not bool(forward.finite.all()):
-            self.counts.skipped_updates += 1
         elif learns:
-            self.add_gradient(forward.nats)
-            if self.windows_read % self.learning.every == 0:
+            finite = not bad or bool(forward.finite.all())
+            if finite:
+                self.add_gradient(forward.nats)
+            else:
+                self.counts.skipped_updates += 1
+            if self.windows_read % self.learning.every == 0 and (finite or self.waiting):
                 self.step()
 
     def finish(self, document: str) -> None:
