@@ -27,7 +27,7 @@ from driftlm.models.loading import load, no_progress_bar
 from tests.families import FAMILIES, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ["--context", "32", "--stride", "16", "--threads", "1", "--no-report", "--no-live", "--json", "--rule", "sgd"]
+QUICK = ["--rule", "sgd", "--context", "32", "--stride", "16", "--threads", "1", "--no-report", "--no-live", "--json"]
 WORDS = ["the", "and", "of", "in", "that", "thing", "was", "her", "here", "on", "sea", "ship", "storm", "red", "ring"]
 ELSEWHERE = {"seconds", "peak_memory_bytes", "run", "saved"}  # what two equal runs differ in
 
