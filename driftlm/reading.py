@@ -306,6 +306,8 @@ def announce(memory: WeightMemory, expected: int | None, window: Window, compare
     with torch.no_grad():
         memory.scorer.forward(window)
     forward = time.perf_counter() - began
+    if memory.windows.window == "overlapping":
+        forward *= memory.windows.context / len(window.inputs)  # a document's first window is not full yet
     learns = (2 / memory.learning.every if memory.learning.cadence == "skip" else 2) if memory.parameters else 0
     per_window = forward * (1 + learns + compare)
     weights = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())

@@ -137,7 +137,7 @@ def test_without_a_guard_divergence_is_an_error_and_no_number(
     except DriftError as error:
         sentence = str(error)
         assert "learning diverged: the score of " in sentence
-        assert "give a lower --learning-rate, or --guard on" in sentence
+        assert "start a new run with a lower --learning-rate, or with --guard on" in sentence
     # At 1e3 the scores may be bad numbers, and with LoRA at 1e10 those of a model that knows nothing any more.
     assert sentence is not None or rate == 1e3 or rule == "lora"
     assert memory.counts.rollbacks == memory.counts.prior_used == 0 and kinds(steps) == []
