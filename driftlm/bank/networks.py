@@ -1,0 +1,150 @@
+"""The networks of a bank around one frozen language model: read, aggregate, modulate.
+
+Letters: R questions, N entries, T vectors, D width, Q key width.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from driftlm.bank.aggregate import Aggregator, AggregatorSettings
+from driftlm.bank.amortize import Encoder, Reader
+from driftlm.bank.modulate import Prefix, PrefixModulation
+from driftlm.bank.settings import NetworksSettings
+from driftlm.errors import DriftError
+from driftlm.models.loading import LanguageModel
+
+WEIGHTS, SETTINGS, ADAPTER = "networks.safetensors", "networks.json", "adapter"
+TEXTS_AT_A_TIME = 32
+
+
+class BankNetworks(nn.Module):
+    """Document -> modulation, question x bank -> modulation, modulation -> prefix.
+
+    Args:
+        language_model: stays frozen, and is no part of `state_dict`.
+        settings: shapes.
+    """
+
+    def __init__(self, language_model: LanguageModel, settings: NetworksSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings = settings or NetworksSettings()
+        config = language_model.model.config.get_text_config()
+        width, depth = int(config.hidden_size), int(config.num_hidden_layers)
+        layers = (0, *sorted({max(1, depth // 2), depth}))
+        self.reader = Reader(language_model, layers, settings.longest)
+        shape = (width, layers, settings.vectors, settings.encoder_width)
+        self.amortizer = Encoder(*shape, settings.encoder_layers, settings.encoder_heads)
+        self.questioner = Encoder(*shape, settings.encoder_layers, settings.encoder_heads)
+        self.aggregator = Aggregator(
+            AggregatorSettings(
+                width,
+                settings.vectors,
+                settings.blocks,
+                settings.heads,
+                settings.head_width,
+                key_width=settings.key_width,
+                document_score=settings.document_score,
+            )
+        )
+        # Equal at first, so that a question and a document with the same names are alike before anything is learned.
+        self.questioner.load_state_dict(self.amortizer.state_dict())
+        if settings.document_score:
+            self.aggregator.to_query_key.load_state_dict(self.aggregator.to_document_key.state_dict())
+        self.readout = nn.LayerNorm(width)  # for training alone
+        self.modulation = PrefixModulation(config, settings.vectors)
+        self.to(language_model.device)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The frozen model."""
+        return self.reader.language_model
+
+    def amortize_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Token rows of document parts -> (N, T, D)."""
+        vectors: Tensor = self.amortizer(*self.reader.states(rows))
+        return vectors
+
+    @torch.no_grad()
+    def amortize(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors (parts, T, D) and keys (parts, Q) of each document, all its parts kept."""
+        parts = [self.reader.parts(text) for text in texts]
+        rows = [row for part in parts for row in part]
+        # Neighbours in length share a batch; padding is masked, so only the time depends on it.
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        made: dict[int, Tensor] = {}
+        for start in range(0, len(order), TEXTS_AT_A_TIME):
+            chosen = order[start : start + TEXTS_AT_A_TIME]
+            made |= zip(chosen, self.amortize_rows([rows[number] for number in chosen]).unbind(), strict=True)
+        place = 0
+        for part in parts:
+            vectors = torch.stack([made[place + number] for number in range(len(part))])
+            place += len(part)
+            yield vectors, self.aggregator.document_key(vectors)
+
+    def question_vectors(self, questions: Sequence[str]) -> Tensor:
+        """(R, T, D). A question longer than a part is read by its last part, where it asks."""
+        vectors: Tensor = self.questioner(*self.reader.states([self.reader.parts(text)[-1] for text in questions]))
+        return vectors
+
+    @torch.no_grad()
+    def asked(self, questions: Sequence[str], vectors: Tensor, keys: Tensor, moments: Tensor) -> tuple[Prefix, Tensor]:
+        """The prefix that answers questions from a bank, and shares of attention (R, N)."""
+        asked = self.question_vectors(questions)
+        scores = self.aggregator.document_scores(self.aggregator.query_key(asked), keys.float(), moments)
+        modulation, shares = self.aggregator.aggregate(asked, vectors, scores)
+        prefix: Prefix = self.modulation(modulation)
+        return prefix, shares
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the networks' weights and the language model's fingerprint: what modulations depend on."""
+        digest = hashlib.sha256(self.language_model.fingerprint.encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Weights and settings into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        facts = {"settings": asdict(self.settings), "language_model": self.language_model.fingerprint}
+        (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetworks:
+    """Networks that `BankNetworks.save` left, around the model they were trained for.
+
+    Where the folder holds a PEFT `adapter` (a model tuned to answer questions), it is merged into the model first.
+
+    Raises:
+        DriftError: for a folder without networks, or made for another model.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).exists() or not (folder / WEIGHTS).exists():
+        raise DriftError(f"the folder {folder} holds no bank networks; give one that `driftlm train bank` wrote.")
+    facts = json.loads((folder / SETTINGS).read_text())
+    if facts["language_model"] != language_model.fingerprint:
+        raise DriftError(
+            f"the bank networks in {folder} were trained for another language model than {language_model.name!r}; "
+            f"give that model with --model, or train networks for this one."
+        )
+    with_adapter(language_model, folder / ADAPTER)
+    networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]))
+    state = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+    networks.load_state_dict(state)
+    return networks.eval().requires_grad_(False)
+
+
+def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
+    """Merge a PEFT adapter, where there is one, into the model in memory; its fingerprint stays the model's own."""
+    if adapter.exists():
+        merged = PeftModel.from_pretrained(language_model.model, str(adapter)).merge_and_unload()
+        language_model.model = merged.requires_grad_(False).eval()
+    return language_model
