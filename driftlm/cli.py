@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 import driftlm
+from driftlm.bank_cli import BANK_VERBS, ask, bank, study, train
 from driftlm.errors import DriftError
 from driftlm.options import Machine, Stream
 from driftlm.streams.windows import Windows
@@ -140,6 +141,10 @@ VERBS = {
     "report": report,
     "statistics": statistics,
     "generate": generate,
+    "train": train,
+    "bank": bank,
+    "ask": ask,
+    "study": study,
     "doctor": doctor,
 }
 
@@ -214,10 +219,11 @@ def called(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"driftlm {driftlm.__version__}")
         return 0
+    of_bank = arguments[:1] == ["bank"] and len(arguments) > 1
     return tyro.extras.subcommand_cli_from_dict(
-        VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
-        args=arguments,
-        prog="driftlm",
+        BANK_VERBS if of_bank else VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
+        args=arguments[1:] if of_bank else arguments,
+        prog="driftlm bank" if of_bank else "driftlm",
         description="A language model that keeps learning from the stream it reads.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )

@@ -30,7 +30,7 @@ MEMORIES = GROUND | {"memory"}
 MEASURES = MEMORIES | {"weights", "bank", "context"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
-VERBS = {"reading", "generation", "demonstration", "doctor", "serve"}
+VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "serve"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "streams": GROUND,
@@ -45,7 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     "formats": RECORDED,
     "options": {"errors"},
     **dict.fromkeys(VERBS, RECORDED | {"options"}),
-    "cli": RECORDED | {"options"} | VERBS,
+    "studying": RECORDED | {"options", "banking"},
+    "bank_cli": RECORDED | {"options"} | VERBS,
+    "cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used
 }

@@ -1,0 +1,168 @@
+"""The verb `train bank`: meta-train a bank's networks, watch them on unseen entities, stop and go on at any time."""
+
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from driftlm.bank.batches import Batches, fact_batches, stream_batches
+from driftlm.bank.networks import ADAPTER, BankNetworks, with_adapter
+from driftlm.bank.settings import BankTraining, NetworksSettings
+from driftlm.bank.training import Losses, Trainer
+from driftlm.errors import DriftError
+from driftlm.evaluation.answering import summarized
+from driftlm.evaluation.asking import bank_of, from_bank, from_context
+from driftlm.models.loading import load
+from driftlm.options import Machine
+from driftlm.streams.facts import facts
+from driftlm.streams.questions import QuestionStream, read_questions
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+BANKS = (8, 64)  # sizes watched during the training
+WATCHED = 64  # questions
+
+
+def train(
+    machine: Machine,
+    networks: NetworksSettings,
+    training: BankTraining,
+    *,
+    stream: str,
+    out: Path,
+    reader: str,
+    autocast: bool,
+    log: int,
+    check: int,
+) -> dict[str, Any]:
+    """Train, or go on with the training that `out` holds; returns the last line of its log.
+
+    Raises:
+        DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
+    """
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    language_model = load(machine.model or None, **machine.loading())
+    adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
+    if reader and not (adapter / "adapter_config.json").exists():
+        raise DriftError(f"--reader {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
+    torch.manual_seed(training.seed)
+    if reader:
+        with_adapter(language_model, adapter)
+    batches, held_out = sources(stream, training)
+    trainer = Trainer(BankNetworks(language_model, networks), training, batches, autocast)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / CHECKPOINT).exists():
+        trainer.restore(torch.load(out / CHECKPOINT, weights_only=True, map_location=language_model.device))
+        kept = [line for line in lines_of(out / LOG) if line["step"] <= trainer.progress.step]
+        (out / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        say(f"going on at step {trainer.progress.step} of {training.steps}")
+    elif held_out:
+        ceiling = summarized(from_context(language_model, held_out[0], held_out[0].questions[:WATCHED]))
+        say(f"with the document in its context the frozen model answers {ceiling['em']:.2f} of held-out questions")
+        if ceiling["em"] < 0.9:
+            say("it must read before a bank can teach it: tune it to answer from a document first, or expect little")
+    line = through(trainer, held_out, out, log, check)
+    trainer.networks.eval().save(out)
+    if reader and adapter.resolve() != (out / ADAPTER).resolve():
+        shutil.copytree(adapter, out / ADAPTER, dirs_exist_ok=True)
+    return line
+
+
+def sources(stream: str, training: BankTraining) -> tuple[Batches, list[QuestionStream]]:
+    """What is trained on, and streams of growing size to watch: names or documents never trained on."""
+    if stream == "facts":
+        held_out = [facts(size, seed=training.seed, split="validation", distractors=0.0) for size in BANKS]
+        return fact_batches(training.batch, training.seed), held_out
+    whole = read_questions(stream)
+    documents = list(whole.documents)
+    random.Random(training.seed).shuffle(documents)
+    kept_out = {document.id for document in documents[: max(1, len(documents) // 20)]}
+    learned, watched = (
+        replace(
+            whole,
+            documents=tuple(d for d in whole.documents if (d.id in kept_out) == out),
+            questions=tuple(q for q in whole.questions if (q.document in kept_out) == out),
+        )
+        for out in (False, True)
+    )
+    return stream_batches(learned, training.batch, training.seed), [watched] if watched.questions else []
+
+
+def through(trainer: Trainer, held_out: list[QuestionStream], out: Path, log: int, check: int) -> dict[str, Any]:
+    """Take the steps; log, check and checkpoint."""
+    began, losses = time.monotonic(), []
+    line = dict[str, Any]()
+    while trainer.progress.step < trainer.settings.steps:
+        losses.append(trainer.step())
+        step = trainer.progress.step
+        last = step == trainer.settings.steps
+        if step % log == 0 or step % check == 0 or last:
+            line = {"step": step, "seconds": round(time.monotonic() - began, 1)}
+            line |= means(losses)
+            line |= {"bank": trainer.progress.bank, "accuracy": round(trainer.progress.accuracy, 3)}
+            if not torch.isfinite(torch.tensor(line["nats"])):
+                raise DriftError(f"the loss is not a number at step {step}; go on from {out} with a lower --rate.")
+            if step % check == 0 or last:
+                line |= {"banks": checked(trainer.networks, held_out)}
+            with (out / LOG).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            say(shown(line))
+            losses = []
+        if step % check == 0 or last:
+            partial = out / (CHECKPOINT + ".partial")
+            torch.save(trainer.state(), partial)
+            os.replace(partial, out / CHECKPOINT)
+    return line
+
+
+def means(losses: list[Losses]) -> dict[str, float]:
+    """Means of the steps since the last line."""
+    rows = [asdict(one) for one in losses]
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
+
+
+def checked(networks: BankNetworks, held_out: list[QuestionStream]) -> list[dict[str, Any]]:
+    """Strict exact match on held-out streams, each answered from its whole bank, by kind of question."""
+    networks.eval()
+    rows = []
+    for stream in held_out:
+        bank = bank_of(networks, stream.documents)
+        found = summarized(from_bank(networks, bank, stream.questions[:WATCHED]))
+        kinds = {kind: round(one["em"], 2) for kind, one in found["kinds"].items()}
+        row = {"documents": len(stream.documents), "kinds": kinds}
+        rows.append(row | {name: round(found[name], 3) for name in ("em", "nats", "weight")})
+    return rows
+
+
+def shown(line: dict[str, Any]) -> str:
+    """A log line as a person reads it."""
+    text = f"step {line['step']:>5} {line['seconds']:7.0f} s  answer {line['nats']:.3f} nats  "
+    text += f"contrast {line['contrast']:.3f}  readout {line['readout']:.3f}  exact {line['exact']:.2f}  "
+    text += f"attention {line['share']:.2f}  bank {line['bank']}"
+    for row in line.get("banks", []):
+        text += f"\n    unseen, {row['documents']} documents: exact match {row['em']:.2f}, {row['nats']:.3f} nats, "
+        text += f"attention on the right document {row['weight']:.2f}"
+    return text
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """A log's lines, a torn last one left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def say(text: str) -> None:
+    """To stderr."""
+    print(text, file=sys.stderr, flush=True)
