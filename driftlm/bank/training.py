@@ -204,7 +204,8 @@ class Trainer:
         mask = torch.zeros(len(batch.own), entries, dtype=torch.bool)
         for number, own in enumerate(batch.own):
             mask[number, own] = True
-            mask[number, generator.sample(range(entries), max(0, self.progress.bank - len(own)))] = True
+            others = sorted(set(range(entries)) - set(own))
+            mask[number, generator.sample(others, max(0, min(self.progress.bank - len(own), len(others))))] = True
         return mask
 
     def remember(self, vectors: Tensor) -> None:
@@ -225,10 +226,10 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; the length of the training may be another."""
         before, now = state["settings"], asdict(self.settings)
-        other = [name for name in now if name != "steps" and before[name] != now[name]]
+        other = [name for name in now if name != "steps" and before.get(name) != now[name]]
         if other:
             raise DriftError(
-                f"the checkpoint was made with {other[0]} {before[other[0]]}, not {now[other[0]]}; give the same "
+                f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
                 f"settings, or another --out."
             )
         self.networks.load_state_dict(state["networks"])

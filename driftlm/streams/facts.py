@@ -5,6 +5,7 @@ test by a hash of the name, so that an entity asked about in a test never occurr
 """
 
 import hashlib
+import math
 import random
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -18,6 +19,7 @@ from driftlm.streams.questions import Question, QuestionStream
 Split = Literal["train", "validation", "test"]
 Telling = tuple["Subject", str, str]  # of whom, in which document, with which attribute as news
 FIRST_DAY = date(1700, 1, 1)
+PATIENCE = 200  # draws of a known name in a row, after which there are no new ones to speak of
 
 
 @dataclass(frozen=True)
@@ -141,24 +143,26 @@ def facts(
     if not (0 <= changed <= 1 and 0 <= distractors < 1):
         raise DriftError(f"the shares were {changed} (changed) and {distractors} (distractors); give 0 to 1.")
     world = World(split, random.Random(f"{seed} {split}"))
-    distracting = round(distractors * documents)
-    subjects = max(1, round((documents - distracting) / (1 + changed)))
+    distracting = min(round(distractors * documents), documents - 1)
+    subjects = math.ceil((documents - distracting) / (1 + changed))
     later = documents - distracting - subjects
     seen: dict[str, Subject] = {}
-    tries = 0
+    in_vain = 0
     while len(seen) < subjects:
         subject = world.subject()
+        in_vain = in_vain + 1 if subject.name in seen else 0
         seen.setdefault(subject.name, subject)
-        tries += 1
-        if tries > 100 * subjects + 10_000:
-            raise DriftError(f"the world has too few names for {documents} documents of {split}; give fewer.")
+        if in_vain > PATIENCE:
+            raise DriftError(
+                f"--documents was {documents}, but the world has only some {len(seen):,} names of {split}; give fewer."
+            )
     told: list[tuple[Subject | None, str]] = [(subject, "") for subject in seen.values()]
     told += [(None, "")] * distracting
     world.random.shuffle(told)
     places = {subject.name: place for place, (subject, _) in enumerate(told) if subject}
     # A change comes anywhere after what it changes.
     additions: dict[int, list[tuple[Subject, str]]] = {}
-    changing = world.random.sample(sorted(seen), min(later, subjects))
+    changing = world.random.sample(sorted(seen), later)
     for name in changing:
         after = world.random.randrange(places[name], len(told))
         additions.setdefault(after, []).append(world.changed(seen[name]))

@@ -1,0 +1,188 @@
+"""The networks of a bank: padding never shows, no token is lost, and what was saved is what is loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from driftlm.bank.networks import SETTINGS, TEXTS_AT_A_TIME, WEIGHTS, BankNetworks, load_networks
+from driftlm.bank.settings import NetworksSettings
+from driftlm.errors import DriftError
+from driftlm.models.prompting import tokens
+from tests.conformance.build import language_model
+from tests.families import BOS, FAMILIES
+
+SMALL = NetworksSettings(
+    vectors=3,
+    encoder_width=16,
+    encoder_layers=2,
+    encoder_heads=2,
+    blocks=2,
+    heads=2,
+    head_width=8,
+    key_width=8,
+    longest=24,
+)
+QUESTIONS = ["Who?", "Where did the rain fall on that day, and why there?"]
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def networks(family: str = "llama", settings: NetworksSettings = SMALL, seed: int = 0) -> BankNetworks:
+    """Far from their start: questioner and amortizer differ, biases are not zero."""
+    torch.manual_seed(seed)
+    model = language_model(family)
+    model.model.requires_grad_(False)
+    made = BankNetworks(model, settings).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    return made
+
+
+@families
+@pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()
+def test_the_vectors_of_a_text_do_not_depend_on_longer_ones_beside_it(family: str, training: bool) -> None:
+    made = networks(family).train(training)
+    rows = [[BOS, 5], [BOS, *range(20, 40)], [BOS, 7, 8, 9]]
+    beside = made.amortize_rows(rows)
+    assert beside.shape == (3, SMALL.vectors, 32)
+    for row, vectors in zip(rows, beside, strict=True):
+        torch.testing.assert_close(made.amortize_rows([row])[0], vectors, atol=1e-5, rtol=1e-5)
+    asked = made.question_vectors(QUESTIONS)
+    for question, vectors in zip(QUESTIONS, asked, strict=True):
+        torch.testing.assert_close(made.question_vectors([question])[0], vectors, atol=1e-5, rtol=1e-5)
+    assert (beside[0] - beside[2]).abs().max() > 1e-2 < (asked[0] - asked[1]).abs().max()
+
+
+@pytest.mark.parametrize("words", [0, 1, 7, 23, 24, 46, 47, 100])
+def test_the_parts_of_a_text_hold_all_its_tokens(words: int) -> None:
+    reader = networks().reader
+    text = " ".join(f"w{number}é" for number in range(words))
+    parts = reader.parts(text)
+    assert [token for part in parts for token in part[1:]] == tokens(reader.language_model, f" {text}")
+    assert all(part[0] == BOS and len(part) <= SMALL.longest for part in parts)
+    assert all(len(part) == SMALL.longest for part in parts[:-1])
+    assert len(parts) == 1 or len(parts[-1]) > 1
+
+
+@torch.no_grad()
+def test_documents_keep_their_order_and_the_order_of_their_parts() -> None:
+    """More parts than a batch holds, lengths mixed, so that the order by length is another."""
+    made = networks()
+    texts = [f"{'rain and ' * (number * 7 % 11)} {number}." for number in range(2 * TEXTS_AT_A_TIME // 3)]
+    parts = [made.reader.parts(text) for text in texts]
+    rows = [row for part in parts for row in part]
+    assert len(rows) > TEXTS_AT_A_TIME and sorted(rows, key=len) != rows and max(map(len, parts)) > 1
+    found = list(made.amortize(texts))
+    assert len(found) == len(texts)
+    for (vectors, keys), part in zip(found, parts, strict=True):
+        expected = torch.cat([made.amortize_rows([row]) for row in part])
+        torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(keys, made.aggregator.document_key(expected), atol=1e-5, rtol=1e-5)
+    assert list(made.amortize([])) == []
+
+
+@torch.no_grad()
+def test_a_long_question_is_read_by_its_last_part() -> None:
+    made = networks()
+    question = f"{'It rained and rained. ' * 10} Where?"
+    last = made.reader.parts(question)[-1]
+    assert len(made.reader.parts(question)) > 1
+    assert torch.equal(made.question_vectors([question]), made.questioner(*made.reader.states([last])))
+
+
+def test_questions_and_documents_are_read_alike_before_training() -> None:
+    model = language_model("llama")
+    made = BankNetworks(model, SMALL).eval()
+    ((vectors, key),) = made.amortize(["It rained."])
+    asked = made.question_vectors(["It rained."])
+    torch.testing.assert_close(asked, vectors)
+    torch.testing.assert_close(made.aggregator.query_key(asked), key)
+
+
+@families
+def test_what_was_saved_gives_the_same_bits(family: str, tmp_path: Path) -> None:
+    made = networks(family)
+    made.save(tmp_path / "deep" / "folder")
+    again = load_networks(tmp_path / "deep" / "folder", language_model(family))
+    assert again.settings == SMALL and again.fingerprint() == made.fingerprint()
+    assert not again.training and not any(weight.requires_grad for weight in again.parameters())
+    outputs = []
+    for one in (made, again):
+        ((vectors, keys),) = one.amortize(["It rained in Paris."])
+        prefix, shares = one.asked(QUESTIONS, vectors, keys, torch.tensor([1.0], dtype=torch.float64))
+        outputs.append([vectors, keys, shares, *(tensor for layer in prefix for tensor in layer)])
+    assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
+
+
+def test_networks_saved_in_bfloat16_are_loaded_as_their_rounded_selves(tmp_path: Path) -> None:
+    made = networks()
+    made.save(tmp_path, dtype=torch.bfloat16)
+    loaded = load_networks(tmp_path, language_model("llama")).state_dict()
+    for name, value in made.state_dict().items():
+        assert loaded[name].dtype == torch.float32 and torch.equal(loaded[name], value.bfloat16().float())
+
+
+def test_networks_without_a_document_score_are_saved_and_loaded(tmp_path: Path) -> None:
+    settings = NetworksSettings(encoder_width=16, encoder_heads=2, head_width=8, document_score=False)
+    networks(settings=settings).save(tmp_path)
+    again = load_networks(tmp_path, language_model("llama"))
+    ((vectors, keys),) = again.amortize(["It rained."])
+    assert again.settings == settings and keys.shape == (1, 0)
+    again.asked(["Where?"], vectors, keys, torch.tensor([1.0], dtype=torch.float64))
+
+
+def test_networks_of_another_language_model_are_refused(tmp_path: Path) -> None:
+    networks("llama").save(tmp_path)
+    with pytest.raises(DriftError, match="trained for another language model than 'tiny-qwen'"):
+        load_networks(tmp_path, language_model("qwen"))
+
+
+@pytest.mark.parametrize("missing", [SETTINGS, WEIGHTS, None])
+def test_a_folder_without_networks_is_refused(missing: str | None, tmp_path: Path) -> None:
+    if missing:
+        networks().save(tmp_path)
+        (tmp_path / missing).unlink()
+    with pytest.raises(DriftError, match="holds no bank networks; give one that `driftlm train bank` wrote"):
+        load_networks(tmp_path, language_model("llama"))
+
+
+@families
+@torch.no_grad()
+def test_the_order_of_a_banks_entries_changes_no_answer(family: str) -> None:
+    made = networks(family)
+    found = list(made.amortize([f"It rained in {place}. " * 3 for place in ("Paris", "Rome", "Oslo", "Bern")]))
+    vectors, keys = (torch.cat(one) for one in zip(*found, strict=True))
+    moments = torch.rand(len(vectors), dtype=torch.float64)
+    moments[1] = torch.nan
+    order = torch.randperm(len(vectors))
+    assert not torch.equal(order, torch.arange(len(vectors)))
+    prefix, shares = made.asked(QUESTIONS, vectors, keys, moments)
+    again, permuted = made.asked(QUESTIONS, vectors[order], keys[order], moments[order])
+    torch.testing.assert_close(permuted, shares[:, order], atol=1e-5, rtol=1e-5)
+    for layer, other in zip(prefix, again, strict=True):
+        torch.testing.assert_close(layer, other, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(len(QUESTIONS)))
+
+
+def test_the_fingerprint_names_every_weight_and_the_language_model() -> None:
+    made = networks()
+    first = made.fingerprint()
+    assert networks().fingerprint() == first != networks(seed=1).fingerprint()
+    for name, weight in made.named_parameters():
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.view(-1)[-1] += 1e-3
+            assert made.fingerprint() != first, name
+            weight.copy_(before)
+    assert made.fingerprint() == first
+    made.language_model.fingerprint = "another"
+    assert made.fingerprint() != first
+
+
+def test_the_language_model_is_no_part_of_the_weights() -> None:
+    made = networks()
+    own = {weight.data_ptr() for weight in made.state_dict().values()}
+    assert own.isdisjoint(weight.data_ptr() for weight in made.language_model.model.parameters())
+    assert not any(name.startswith("reader") for name in made.state_dict())
