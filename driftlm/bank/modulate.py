@@ -103,8 +103,17 @@ def generate(
     """Greedy answers, with a key-value cache: the prefix is fed once.
 
     Rows are padded on the left and the padding is masked; the first token of every prompt stands right behind its
-    prefix, so that a row's answer does not depend on the others.
+    prefix, so that a row's answer does not depend on the others. Where layers see only the latest positions, padding
+    counts among them: there rows of different lengths are answered one by one.
     """
+    config = language_model.model.config.get_text_config()
+    if len(prompts) > 1 and getattr(config, "sliding_window", None) and len({len(row) for row in prompts}) > 1:
+        found = []
+        for row, prompt in enumerate(prompts):
+            one = None if prefix is None else [(k[row : row + 1], v[row : row + 1]) for k, v in prefix]
+            found += generate(language_model, [prompt], one, longest)
+        return found
+
     device, end = language_model.device, end_token(language_model)
     ids, mask = (one.to(device) for one in padded(prompts, left=True))
     cache, before = behind(prefix)

@@ -143,8 +143,15 @@ def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetw
 
 
 def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
-    """Merge a PEFT adapter, where there is one, into the model in memory; its fingerprint stays the model's own."""
-    if adapter.exists():
+    """Merge a PEFT adapter, where there is one, into the model in memory; its fingerprint stays the model's own.
+
+    Once: a model that was merged before is left alone if it was this adapter, and refused if it was another.
+    """
+    held = getattr(language_model.model, "merged_adapter", None)
+    if held is not None and (not adapter.exists() or held != adapter.resolve()):
+        raise DriftError(f"the model in memory holds the adapter of {held.parent} already; load it anew.")
+    if adapter.exists() and held is None:
         merged = PeftModel.from_pretrained(language_model.model, str(adapter)).merge_and_unload()
         language_model.model = merged.requires_grad_(False).eval()
+        language_model.model.merged_adapter = adapter.resolve()
     return language_model

@@ -1,0 +1,97 @@
+"""The verbs `bank` and `ask` as a user runs them, on tiny networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from driftlm.bank.networks import BankNetworks
+from driftlm.bank.settings import NetworksSettings
+from driftlm.cli import main
+from driftlm.models.loading import load
+from tests.running import tiny_model
+
+SMALL = NetworksSettings(
+    vectors=2, encoder_width=16, encoder_layers=1, encoder_heads=2, blocks=1, heads=2, head_width=8
+)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, object]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == code, err
+    return json.loads(out) if out.startswith("{") else {"out": out, "err": err}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = load(tiny_model(tmp_path))
+    BankNetworks(model, SMALL).eval().save(tmp_path / "networks")
+    lines = [{"id": f"d{n}", "text": f"the thing number {n} was on the sea", "date": f"200{n}-01-01"} for n in range(3)]
+    (tmp_path / "news.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def made(place: Path) -> list[object]:
+    return ["--bank", place / "bank", "--model", place / "llama", "--networks", place / "networks", "--json"]
+
+
+def test_a_bank_is_taught_asked_and_made_to_forget(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = ["--bank", place / "bank", "--json"]
+    assert said(capsys, "bank", "add", place / "news.jsonl", *made(place))["added"] == ["d0", "d1", "d2"]
+    assert said(capsys, "bank", "add", place / "news.jsonl", *held)["added"] == []  # the same again: nothing to do
+    before = said(capsys, "ask", "What was it?", *held)
+    assert set(before) == {"question", "answer", "nats", "documents"}
+    weights = {one["id"]: one["weight"] for one in before["documents"]}  # type: ignore[attr-defined]
+    assert set(weights) == {"d0", "d1", "d2"} and sum(weights.values()) == pytest.approx(1, abs=1e-4)
+    (place / "more.txt").write_text("the storm was here")
+    said(capsys, "bank", "add", place / "more.txt", *held)
+    assert said(capsys, "bank", "forget", place / "more.txt", *held)["forgotten"] == [str(place / "more.txt")]
+    assert said(capsys, "ask", "What was it?", *held) == before
+    assert said(capsys, "bank", "expire", "--before", "2001", *held)["forgotten"] == ["d0"]
+    said(capsys, "bank", "compact", *held)
+    assert said(capsys, "bank", "verify", *held)["problems"] == []
+    assert [one["id"] for one in said(capsys, "bank", "ls", *held)["documents"]] == ["d1", "d2"]  # type: ignore[attr-defined]
+    assert said(capsys, "bank", "show", "d1", *held)["time"] == "2001-01-01"
+
+
+def test_an_empty_bank_is_the_plain_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "bank", "add", place / "news.jsonl", *made(place))
+    said(capsys, "bank", "forget", "d0", "d1", "d2", "--bank", place / "bank")
+    assert said(capsys, "ask", "What?", "--bank", place / "bank", "--json")["documents"] == []
+
+
+def test_damage_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "bank", "add", place / "news.jsonl", *made(place))
+    segment = next((place / "bank").glob("*.safetensors"))
+    segment.write_bytes(segment.read_bytes()[:-3])
+    problems = said(capsys, "bank", "verify", "--bank", place / "bank", "--json", code=1)["problems"]
+    assert any(segment.name in str(problem) for problem in problems)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["ask", "What?", "--bank", "nowhere"], "holds no bank"),
+        (["ask", " ", "--bank", "nowhere"], "question is missing or empty"),
+        (["bank"], "say which"),
+        (["bank", "forget", "--bank", "nowhere"], "no document was named"),
+        (["bank", "expire", "--bank", "nowhere", "--before", "soon"], "give a date"),
+        (["study", "qa", "--memories", "bnak", "--documents", "0"], "give at least 1"),
+        (["train", "bank", "--out", "x", "--kept", "0"], "--kept was 0"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = said(capsys, *arguments, code=2)
+    assert sentence in str(found["err"]) and str(found["err"]).count("\n") == 1
