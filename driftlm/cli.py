@@ -57,6 +57,32 @@ def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
     return read(Windows(), Learning(), Machine(threads=threads), stream)
 
 
+def teach(bank: str, seed: int = 0, threads: int = 0) -> int:
+    """Watch a bank learn ten documents about invented people, places and firms, and answer about them at once.
+
+    Args:
+        bank: folder for the bank, which must be new.
+        seed: of what is invented.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+    from driftlm.banking import add, ask
+    from driftlm.demonstration import invented
+
+    if Path(bank).exists():
+        raise DriftError(f"--bank {bank} exists already; give a new folder.")
+    written, questions = invented(Path(bank), seed)
+    machine = Machine(threads=threads)
+    for ids in add((str(written),), Path(bank), machine, "", stdin="text", half=False):
+        print(f"taught {len(ids)} documents from {written}")
+    for asked, found in zip(questions, ask(tuple(one.text for one in questions), Path(bank), machine, "", 24)):
+        right = (
+            "right" if found["answer"].lower() == asked.answers[0].lower() else f"the document says {asked.answers[0]}"
+        )
+        best = found["documents"][0]
+        print(f"{asked.text}  {found['answer']}  ({right}; {best['weight']:.0%} of the attention on {best['id']})")
+    return 0
+
+
 def report(run: tyro.conf.Positional[str]) -> int:
     """Write a run's HTML report and PNG charts again.
 
@@ -138,6 +164,7 @@ def doctor() -> int:
 VERBS = {
     "read": read,
     "demo": demo,
+    "teach": teach,
     "report": report,
     "statistics": statistics,
     "generate": generate,

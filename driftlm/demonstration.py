@@ -1,7 +1,10 @@
-"""Text that is on every machine, for the demo."""
+"""Texts for the demos: what is on every machine, and what nobody has ever read."""
 
 import json
 from pathlib import Path
+
+from driftlm.streams.facts import facts
+from driftlm.streams.questions import Question
 
 
 def library_documentation(folder: Path) -> Path:
@@ -16,3 +19,13 @@ def library_documentation(folder: Path) -> Path:
     lines = [json.dumps({"id": name, "text": topics[name]}) for name in sorted(topics)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
     return path
+
+
+def invented(folder: Path, seed: int) -> tuple[Path, tuple[Question, ...]]:
+    """Ten documents of the world of facts in a file of JSON lines, and their questions."""
+    stream = facts(10, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "invented.jsonl"
+    lines = [json.dumps({"id": one.id, "text": one.text, "date": one.time}) for one in stream.documents]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    return path, stream.questions
