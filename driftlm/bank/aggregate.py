@@ -26,6 +26,9 @@ from driftlm.errors import DriftError
 
 TEMPERATURE, HOTTEST = 10.0, 100.0  # of the cosine of question and document: at first, and at most
 STRENGTH = 10.0  # of supersession, at first
+SHARPNESS = (
+    8.0  # of who supersedes: thousands of documents that are a little alike are not to count as one that matches
+)
 CHUNK = 1 << 20  # numbers of one chunk, upcast vectors and logits, where the caller names no size
 CACHED_CHUNK = 1 << 18  # logits at a time over kept keys and values: what a core's own cache holds
 
@@ -172,7 +175,7 @@ class Aggregator(nn.Module):
     def document_scores(self, query: Tensor, keys: Tensor, moments: Tensor, mask: Tensor | None = None) -> Tensor:
         """How well each document fits each question, the superseded less: (R, Q), (N, Q), (N,) -> (R, N).
 
-        s = temperature * query keys^T, p = softmax_N(s), score_k = s_k - strength * sum_j p_j [t_j > t_k].
+        s = temperature * query keys^T, p = softmax_N(8 s), score_k = s_k - strength * sum_j p_j [t_j > t_k].
         A document is superseded by as much as strictly newer ones match the question; those of unknown time neither
         supersede nor are superseded. The paper scores no documents.
 
@@ -188,7 +191,7 @@ class Aggregator(nn.Module):
         scores = self.log_temperature.clamp(max=math.log(HOTTEST)).exp() * (query @ keys.T)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
-        newer = newer_mass(scores.softmax(dim=-1), moments)
+        newer = newer_mass((SHARPNESS * scores).softmax(dim=-1), moments)
         return scores - F.softplus(self.raw_strength) * newer
 
     def forward(
