@@ -24,6 +24,7 @@ def train(
     out: str,
     stream: str = "facts",
     reader: str = "",
+    start: str = "",
     autocast: bool = False,
     log: int = 25,
     check: int = 100,
@@ -38,6 +39,7 @@ def train(
         out: folder for checkpoints, the log and the networks.
         stream: `facts`, or a file of documents with questions (SQuAD JSON, JSONL, CSV).
         reader: a PEFT adapter that teaches the model to answer from a document; part of the networks from then on.
+        start: a folder of networks to begin with instead of random ones.
         autocast: compute encoders and model in bfloat16.
         log: steps between lines.
         check: steps between checkpoints, with answers to held-out questions.
@@ -53,6 +55,7 @@ def train(
         stream=stream,
         out=Path(out),
         reader=reader,
+        start=start,
         autocast=autocast,
         log=log,
         check=check,

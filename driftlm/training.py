@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from driftlm.bank.batches import Batches, fact_batches, stream_batches
-from driftlm.bank.networks import ADAPTER, BankNetworks, with_adapter
+from driftlm.bank.networks import ADAPTER, BankNetworks, saved, with_adapter
 from driftlm.bank.settings import BankTraining, NetworksSettings
 from driftlm.bank.training import Losses, Trainer
 from driftlm.errors import DriftError
@@ -25,7 +25,7 @@ from driftlm.streams.facts import facts
 from driftlm.streams.questions import QuestionStream, read_questions
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-BANKS = (8, 64)  # sizes watched during the training
+BANKS = (8, 64, 1024)  # sizes watched during the training
 WATCHED = 64  # questions
 
 
@@ -37,6 +37,7 @@ def train(
     stream: str,
     out: Path,
     reader: str,
+    start: str,
     autocast: bool,
     log: int,
     check: int,
@@ -56,19 +57,29 @@ def train(
     if reader:
         with_adapter(language_model, adapter)
     batches, held_out = sources(stream, training)
-    trainer = Trainer(BankNetworks(language_model, networks), training, batches, autocast)
+    made = BankNetworks(language_model, networks)
+    if start:
+        facts_of_start, weights = saved(Path(start))
+        if facts_of_start["settings"] != asdict(networks):
+            raise DriftError(
+                f"the networks in {start} have other shapes than were asked for; give the same settings of networks."
+            )
+        made.load_state_dict(weights)
+    trainer = Trainer(made, training, batches, autocast)
     out.mkdir(parents=True, exist_ok=True)
+    spent = 0.0
     if (out / CHECKPOINT).exists():
         trainer.restore(torch.load(out / CHECKPOINT, weights_only=True, map_location=language_model.device))
         kept = [line for line in lines_of(out / LOG) if line["step"] <= trainer.progress.step]
         (out / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        spent = kept[-1]["seconds"] if kept else 0.0
         say(f"going on at step {trainer.progress.step} of {training.steps}")
     elif held_out:
         ceiling = summarized(from_context(language_model, held_out[0], held_out[0].questions[:WATCHED]))
         say(f"with the document in its context the frozen model answers {ceiling['em']:.2f} of held-out questions")
         if ceiling["em"] < 0.9:
             say("it must read before a bank can teach it: tune it to answer from a document first, or expect little")
-    line = through(trainer, held_out, out, log, check)
+    line = through(trainer, held_out, out, log, check, spent)
     trainer.networks.eval().save(out)
     if reader and adapter.resolve() != (out / ADAPTER).resolve():
         shutil.copytree(adapter, out / ADAPTER, dirs_exist_ok=True)
@@ -95,9 +106,11 @@ def sources(stream: str, training: BankTraining) -> tuple[Batches, list[Question
     return stream_batches(learned, training.batch, training.seed), [watched] if watched.questions else []
 
 
-def through(trainer: Trainer, held_out: list[QuestionStream], out: Path, log: int, check: int) -> dict[str, Any]:
-    """Take the steps; log, check and checkpoint."""
-    began, losses = time.monotonic(), []
+def through(
+    trainer: Trainer, held_out: list[QuestionStream], out: Path, log: int, check: int, spent: float
+) -> dict[str, Any]:
+    """Take the steps; log, check and checkpoint. Seconds count on from those `spent` before a stop."""
+    began, losses = time.monotonic() - spent, []
     line = dict[str, Any]()
     while trainer.progress.step < trainer.settings.steps:
         losses.append(trainer.step())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from driftlm.errors import DriftError
-from driftlm.streams.facts import World
+from driftlm.streams.facts import Subject, World
 from driftlm.streams.questions import QuestionStream
 
 
@@ -36,14 +36,22 @@ class Batch:
 Batches = Callable[[int], Batch]
 
 
-def fact_batches(size: int, seed: int, *, changed: float = 0.2, distracting: float = 0.05) -> Batches:
-    """Endless subjects of the world of facts; a share of them is told of twice, and the newer document wins."""
+def fact_batches(
+    size: int, seed: int, *, changed: float = 0.2, distracting: float = 0.05, alike: float = 0.5
+) -> Batches:
+    """Endless subjects of the world of facts; a share of them is told of twice, and the newer document wins.
+
+    A share has a word of its name from another subject of the batch: in a bank of thousands most names share a word
+    with some other, and among 64 drawn by chance few do.
+    """
 
     def batch(step: int) -> Batch:
         world = World("train", random.Random(f"{seed} {step}"))
         made = Batch([], [], [], [], [], [])
+        subjects: list[Subject] = []
         for _ in range(size):
-            subject, news = world.subject(), ""
+            subject, news = drawn(world, subjects, alike), ""
+            subjects.append(subject)
             own = [len(made.documents)]
             made.documents.append(world.told(subject))
             made.moments.append(world.random.random())
@@ -63,6 +71,15 @@ def fact_batches(size: int, seed: int, *, changed: float = 0.2, distracting: flo
         return made
 
     return batch
+
+
+def drawn(world: World, subjects: list[Subject], alike: float) -> Subject:
+    """Another subject than those of the batch."""
+    like = world.random.choice(subjects) if subjects and world.random.random() < alike else None
+    while True:
+        subject = world.subject(like)
+        if all(subject.name != other.name for other in subjects):
+            return subject
 
 
 def stream_batches(stream: QuestionStream, size: int, seed: int) -> Batches:

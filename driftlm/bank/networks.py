@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -127,9 +128,7 @@ def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetw
         DriftError: for a folder without networks, or made for another model.
     """
     folder = Path(folder)
-    if not (folder / SETTINGS).exists() or not (folder / WEIGHTS).exists():
-        raise DriftError(f"the folder {folder} holds no bank networks; give one that `driftlm train bank` wrote.")
-    facts = json.loads((folder / SETTINGS).read_text())
+    facts, state = saved(folder)
     if facts["language_model"] != language_model.fingerprint:
         raise DriftError(
             f"the bank networks in {folder} were trained for another language model than {language_model.name!r}; "
@@ -137,9 +136,16 @@ def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetw
         )
     with_adapter(language_model, folder / ADAPTER)
     networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]))
-    state = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
     networks.load_state_dict(state)
     return networks.eval().requires_grad_(False)
+
+
+def saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `BankNetworks.save` left in a folder: its facts, and the weights as float32."""
+    if not (folder / SETTINGS).exists() or not (folder / WEIGHTS).exists():
+        raise DriftError(f"the folder {folder} holds no bank networks; give one that `driftlm train bank` wrote.")
+    weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+    return json.loads((folder / SETTINGS).read_text()), weights
 
 
 def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:

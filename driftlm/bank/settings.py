@@ -47,6 +47,7 @@ class BankTraining:
         readout: weight of reading the answer's tokens off the modulation itself.
         kept: share of the documents that gradients flow through; below 1, backpropagation dropout.
         remembered: modulations of earlier steps that join the bank once it outgrows the batch.
+        bank: documents a question may see at first, its own included.
         grow: running accuracy at which the bank doubles.
         accumulate: batches a step.
         seed: of everything random.
@@ -59,7 +60,8 @@ class BankTraining:
     contrast: float = 0.2
     readout: float = 0.3
     kept: float = 1.0
-    remembered: int = 512
+    remembered: int = 1024
+    bank: int = 1
     grow: float = 0.7
     accumulate: int = 1
     seed: int = 0
@@ -69,6 +71,10 @@ class BankTraining:
             raise DriftError(
                 f"--steps {self.steps}, --batch {self.batch}, --accumulate {self.accumulate} and --rate {self.rate} "
                 f"were given; give at least 1, 2, 1 and a positive rate."
+            )
+        if self.bank < 1 or self.remembered < 0:
+            raise DriftError(
+                f"--bank was {self.bank} and --remembered {self.remembered}; give at least 1 and at least 0."
             )
         if not 0 < self.kept <= 1:
             raise DriftError(f"--kept was {self.kept}; give a share of the documents, above 0 and at most 1.")

@@ -22,6 +22,8 @@ from driftlm.bank.settings import BankTraining
 from driftlm.errors import DriftError
 from driftlm.models.prompting import answer_ids, padded, prompt_ids
 
+LIKEST = 2  # remembered documents that each question brings into the step's attention
+
 
 @dataclass
 class Progress:
@@ -70,6 +72,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), lr=self.settings.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
+        self.progress.bank = max(self.progress.bank, self.settings.bank)
         self.memory = torch.zeros(0)  # (M, T, D), the latest modulations, newest last
 
     def step(self) -> Losses:
@@ -106,9 +109,9 @@ class Trainer:
         query, keys = aggregator.query_key(asked), aggregator.document_key(bank)
         contrast = self.contrast(query, keys, moments, batch.own) if keys.shape[1] else query.new_zeros(())
         mask = self.visible(batch, len(bank), generator).to(device)
-        seen = mask.any(dim=0)
-        scores = aggregator.document_scores(query, keys[seen], moments[seen], mask[:, seen])
-        modulation, shares = aggregator(asked, bank[seen], scores, mask[:, seen])
+        scores = aggregator.document_scores(query, keys, moments, mask)
+        seen = self.attended(scores.detach(), mask, documents)
+        modulation, shares = aggregator(asked, bank[seen], scores[:, seen], mask[:, seen])
         prefix = networks.modulation(modulation)
         model = networks.language_model
         prompts = [prompt_ids(model, question) for question in batch.questions]
@@ -207,6 +210,20 @@ class Trainer:
             others = sorted(set(range(entries)) - set(own))
             mask[number, generator.sample(others, max(0, min(self.progress.bank - len(own), len(others))))] = True
         return mask
+
+    def attended(self, scores: Tensor, mask: Tensor, documents: int) -> Tensor:
+        """(N + M,) bool: visible documents of the step, and of the remembered ones the likest to each question.
+
+        All are scored and supersede each other; attention to thousands would cost more than the rest of the step,
+        and what the unlikely ones of them would get is what the contrast holds down.
+        """
+        seen = mask.any(dim=0)
+        if scores.shape[1] > documents:
+            likest = scores[:, documents:].topk(min(LIKEST, scores.shape[1] - documents), dim=1).indices + documents
+            near = torch.zeros_like(seen).index_fill(0, likest.flatten(), True)
+            near[:documents] = True
+            seen = seen & near
+        return seen
 
     def remember(self, vectors: Tensor) -> None:
         """Keep the latest modulations for later banks."""

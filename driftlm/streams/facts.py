@@ -30,11 +30,13 @@ class Subject:
         kind: `person`, `place` or `company`.
         name: two words.
         values: attribute -> value.
+        words: of the name.
     """
 
     kind: str
     name: str
     values: dict[str, str]
+    words: tuple[str, str]
 
 
 def split_of(name: str) -> Split:
@@ -61,14 +63,19 @@ class World:
     def __init__(self, split: Split, generator: random.Random) -> None:
         self.split, self.random = split, generator
 
-    def subject(self) -> Subject:
-        """Somebody of this split, by chance known already."""
-        kind = self.random.choice(sorted(KINDS))
+    def subject(self, like: Subject | None = None) -> Subject:
+        """Somebody of this split, by chance known already; of the kind of `like` and with a word of its name."""
+        kind = like.kind if like else self.random.choice(sorted(KINDS))
         words = KINDS[kind]
         while True:
-            name = words.name(self.random.choice(words.first), self.random.choice(words.second))
+            first, second = self.random.choice(words.first), self.random.choice(words.second)
+            if like:
+                shared = self.random.choice((0, 1))
+                first, second = ((like.words[0], second), (first, like.words[1]))[shared]
+            name = words.name(first, second)
             if split_of(name) == self.split:
-                return Subject(kind, name, {a.name: self.random.choice(a.values) for a in words.attributes})
+                values = {a.name: self.random.choice(a.values) for a in words.attributes}
+                return Subject(kind, name, values, (first, second))
 
     def changed(self, subject: Subject) -> tuple[Subject, str]:
         """The same subject later, and the attribute that has another value now."""
