@@ -131,7 +131,9 @@ def from_adapter(source: Path, learning: Learning, model: str | None, loading: d
         raise DriftError(f"the adapter in {source} belongs to the model {base}, not to {model}; leave --model out.")
     language_model = load(model or base, **loading)
     try:
-        adapter = PeftModel.from_pretrained(language_model.model, str(source), is_trainable=True).eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's, about a quantized base
+            adapter = PeftModel.from_pretrained(language_model.model, str(source), is_trainable=True).eval()
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise DriftError(
             f"the adapter in {source} does not fit {language_model.name!r}; give its base with --model."
@@ -170,6 +172,11 @@ def continued_or_merged(language_model: LanguageModel, trainable: Trainable, kin
         model.requires_grad_(False)
     elif kind == learning.learn:
         kept = trainable
+    elif getattr(model, "is_quantized", False):
+        raise DriftError(
+            f"the adapter of {language_model.name!r} would be rounded to the bits of the weights it is merged into; "
+            f"give --bits 0, or --learn {kind} to go on with it."
+        )
     else:
         model = trainable.adapter.merge_and_unload().requires_grad_(False).eval()
     # what was learned is part of the model that a new reading begins with

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from driftlm.durable import sync, write_atomically
 from driftlm.errors import DriftError
 from driftlm.evaluation.prequential import Step, Totals
 from driftlm.memory import State
@@ -110,7 +111,7 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any], lines: int = 0) -> None:
         self.folder, self.config = folder, config
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False))
+        write_json(folder / "config.json", config)
         self.log = (folder / "windows.jsonl").open("ab")
         self.log.truncate(lines)
         self.log.seek(lines)  # `tell` still says where the file ended before
@@ -139,8 +140,7 @@ class Run:
             "lines": self.log.tell(),
             "states": {name: state.values for name, state in states.items()},
         }
-        write_atomically(partial / "values.json", json.dumps(values))
-        sync(partial)
+        write_json(partial / "values.json", values)
         partial.rename(final)
         sync(self.folder)
         for old in self.folder.glob("checkpoint-*"):
@@ -154,7 +154,7 @@ class Run:
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the log and write the totals."""
         self.close()
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        write_json(self.folder / "summary.json", summary)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -214,18 +214,7 @@ def line(step: Step, time: str | None, static: Tensor | None) -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The file holds the old text or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """The file holds the old values or the new ones, never a part."""
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from driftlm.durable import write_atomically
 from driftlm.errors import DriftError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -196,11 +196,8 @@ def segment_name(number: int) -> str:
 
 def write_segment(path: Path, vectors: Tensor, keys: Tensor) -> None:
     """A file of `vectors` (N, T, D) and `keys` (N, Q) under its name, on disk when this returns."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({"vectors": vectors.contiguous(), "keys": keys.contiguous()}, partial)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    tensors = {"vectors": vectors.contiguous(), "keys": keys.contiguous()}
+    write_atomically(path, lambda partial: save_file(tensors, partial))
 
 
 def map_segment(path: Path, facts: Facts, rows: int) -> tuple[Tensor, Tensor]:
@@ -268,12 +265,3 @@ def row_digests(vectors: Tensor, keys: Tensor) -> list[bytes]:
     """Sha256 of the bytes of each part, its vectors (T, D) and then its key (Q)."""
     rows = np.concatenate([vectors.flatten(1).numpy(), keys.numpy()], axis=1)
     return [hashlib.sha256(row.data).digest() for row in rows]
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,8 +9,7 @@ not count, and `compact` removes it.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from driftlm.bank.database import connect, is_damage, sentences, transaction, wipe
 from driftlm.bank.modulations import (
     DTYPES,
     Addition,
@@ -34,13 +33,12 @@ from driftlm.bank.modulations import (
     row_digests,
     seal_of,
     segment_name,
-    sync,
     write_segment,
 )
+from driftlm.durable import sync
 from driftlm.errors import DriftError
 
 APPLICATION, FORMAT = 0x44724C4D, 1  # in sqlite's header: that it is a bank, and of which version
-LOCK_SECONDS = 10.0  # that a process waits for another one's transaction
 ENTRIES = "SELECT id, text, time, moment, parts, hash FROM documents JOIN contents USING (number)"
 
 # What opening reads is apart from what is long, so that it reads little.
@@ -179,11 +177,17 @@ class BankStore:
         with transaction(self.database, self.folder):
             return self._held_hash(id) == content_hash(text, time)
 
-    def forget(self, id: str) -> None:
-        """Remove a document, as if never added; unknown: `DriftError`. `compact` wipes its vectors and any trace."""
+    def forget(self, *ids: str) -> None:
+        """Remove documents, as if never added: text, id and time leave the disk at once, vectors with `compact`.
+
+        Raises:
+            DriftError: when one is unknown, and then none is removed.
+        """
         with transaction(self.database, self.folder, "IMMEDIATE"):
-            if not self.database.execute("DELETE FROM documents WHERE id = ?", (id,)).rowcount:
-                raise self._unknown(id)
+            for id in ids:
+                if not self.database.execute("DELETE FROM documents WHERE id = ?", (id,)).rowcount:
+                    raise self._unknown(id)
+        wipe(self.database, self.folder)
 
     def expire(self, before: float) -> list[str]:
         """Forget every document of a moment before this one (seconds since 1970); their ids, in the order of `ls`."""
@@ -191,6 +195,8 @@ class BankStore:
             query = "SELECT id FROM documents WHERE moment < ? ORDER BY number"
             gone = [name for (name,) in self.database.execute(query, (before,))]
             self.database.execute("DELETE FROM documents WHERE moment < ?", (before,))
+        if gone:
+            wipe(self.database, self.folder)
         return gone
 
     def compact(self) -> None:
@@ -212,8 +218,7 @@ class BankStore:
                 if path.name not in live:
                     path.unlink(missing_ok=True)
             sync(self.folder)
-        with sentences(self.folder):
-            self.database.execute("VACUUM")
+        wipe(self.database, self.folder)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -335,19 +340,6 @@ class BankStore:
         return DriftError(f"the bank {self.folder} holds no document {id!r}; `ls` names those it holds.")
 
 
-# ------------------------------------------------------------------------------------------------------------ sqlite
-
-
-def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection that loses no commit to a power failure and leaves nothing of what is deleted."""
-    with sentences(path.parent):
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        database = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
-        for pragma in ("synchronous = EXTRA", "secure_delete = ON", "foreign_keys = ON"):
-            database.execute(f"PRAGMA {pragma}")
-    return database
-
-
 def read_facts(database: sqlite3.Connection, folder: Path) -> Facts:
     """What the bank is made for; refuses what is no bank or newer."""
     with transaction(database, folder):
@@ -363,38 +355,3 @@ def read_facts(database: sqlite3.Connection, folder: Path) -> Facts:
         return Facts(**{name: json.loads(value) for name, value in values.items()})
     except (TypeError, ValueError) as error:
         raise DriftError(f"{folder / 'bank.sqlite'} is damaged; put it back from a copy.") from error
-
-
-@contextmanager
-def transaction(database: sqlite3.Connection, folder: Path, kind: str = "DEFERRED") -> Iterator[None]:
-    """All of it or nothing; IMMEDIATE to write."""
-    with sentences(folder):
-        database.execute(f"BEGIN {kind}")
-        try:
-            yield
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
-
-
-@contextmanager
-def sentences(folder: Path) -> Iterator[None]:
-    """What goes wrong with the files, said as `DriftError`."""
-    try:
-        yield
-    except (sqlite3.DatabaseError, SafetensorError, OSError) as error:
-        path = folder / "bank.sqlite"
-        if is_damage(error):
-            sentence = f"{path} is damaged ({error}); put it back from a copy."
-        elif getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            sentence = f"{path} is in use by another process for {LOCK_SECONDS:g} s; try again when it has finished."
-        else:
-            sentence = f"the bank {folder} cannot be read or written ({error}); make room or get the rights for it."
-        raise DriftError(sentence) from error
-
-
-def is_damage(error: BaseException | None) -> bool:
-    """Whether sqlite found its file torn."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

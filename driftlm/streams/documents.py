@@ -8,15 +8,15 @@ import lzma
 import os
 import stat
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
 from typing import Any, Literal, cast
 
 from driftlm.errors import DriftError
 from driftlm.streams.datasets import open_dataset
+from driftlm.streams.records import label, read_records, readable, refuse_binary, string
 
 LARGEST_DOCUMENT = 64_000_000
 """Bytes of UTF-8 one document may have: it is tokenized whole, so memory grows with it."""
@@ -28,13 +28,6 @@ STDIN = "-"
 DATASET = "dataset:"
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 IN_FOLDERS = (".txt", *JSONL)
-# In this order: the UTF-16 mark begins the UTF-32 one.
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 REFUSED = dict.fromkeys(
     (".gz", ".xz", ".bz2", ".zst", ".zip"), "is compressed; unpack it, or give .jsonl.gz or .jsonl.xz"
 )
@@ -130,12 +123,12 @@ def _opened_file(path: str, piece: int | None) -> Iterator[Document]:
     if not is_jsonl and (why := REFUSED.get(os.path.splitext(path.lower())[1])):
         raise DriftError(f"{name}: the file {why}")
     with _open(path) as stream:
-        with _readable(f"{name}, line 1" if is_jsonl else name):
+        with readable(f"{name}, line 1" if is_jsonl else name):
             head = stream.read1(65536)  # not `read`: what comes before a break in a compressed file is good
         if not head:
             raise DriftError(f"{name}: the file is empty; give one that holds text, or leave it out")
         if is_jsonl:
-            _refuse_binary(head, name)
+            refuse_binary(head, name)
         else:
             next(_decoded(io.BytesIO(head), len(head), name))
     if not is_jsonl and piece is None and found.st_size > LARGEST_DOCUMENT:
@@ -152,28 +145,11 @@ def _read_text(path: str, piece: int | None) -> Iterator[Document]:
 
 def _read_jsonl(path: str, piece: int | None) -> Iterator[Document]:
     name, file_id = _shown(path), "stdin" if path == STDIN else _printable(path)
-    blank = False
+    number = 0
     with _open(path) as stream:
-        for number in count(1):
-            where = f"{name}, line {number}"
-            with _readable(where):
-                line = stream.readline(LONGEST_LINE + 1)
-            if not line:
-                break
-            if blank:
-                raise DriftError(f"{name}, line {number - 1}: the line is blank; every line must hold one JSON object")
-            if len(line) > LONGEST_LINE:
-                raise DriftError(
-                    f"{where}: the line is over {LONGEST_LINE // 1_000_000} MB; divide its text over several lines, "
-                    "or save it as .txt and give --piece BYTES"
-                )
-            _refuse_binary(line, where)
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)  # part of no text here
-            blank = not line.strip()  # allowed as the last line
-            if not blank:
-                yield from _from_record(_parsed(line, where), f"{file_id}:{number}", where, piece)
-    if number == 1 or (number == 2 and blank):
+        for number, record in read_records(stream, name, LONGEST_LINE, ", or save it as .txt and give --piece BYTES"):
+            yield from _from_record(record, f"{file_id}:{number}", f"{name}, line {number}", piece)
+    if not number:
         raise DriftError(f"{name}: no document in it; give one JSON object with a text per line, or leave it out")
 
 
@@ -186,62 +162,17 @@ def _read_rows(source: str, rows: Iterator[Mapping[str, Any]], piece: int | None
         raise DriftError(f"{_shown(source)}: the dataset has no row; check its split")
 
 
-def _parsed(line: bytes, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DriftError(
-            f"{where}: not UTF-8 at byte offset {error.start} of the line; convert the file with "
-            "`iconv -f latin1 -t utf-8` or from the encoding it has"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DriftError(
-            f"{where}, column {error.pos + 1}: not valid JSON ({error.msg}); every line must hold one whole JSON "
-            "object: correct or delete this one"
-        ) from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, thousands of brackets
-        raise DriftError(f"{where}: JSON that cannot be read ({error}); correct or delete the line") from error
-    if not isinstance(record, dict):
-        raise DriftError(f'{where}: JSON but not an object; write the line as {{"text": "…"}}')
-    return record
-
-
 def _from_record(record: Mapping[str, Any], default_id: str, where: str, piece: int | None) -> Iterator[Document]:
     if "text" not in record:
         fields = json.dumps(list(record))[:80]
         raise DriftError(f"{where}: no field `text` among {fields}; put the document's text into one of that name")
-    text = record["text"]
-    if not isinstance(text, str):
-        raise DriftError(f"{where}: `text` is {_kind(text)} and must be a string; correct or delete the line")
-    document_id = _label(record, "id", where) or default_id
-    time = _label(record, "date", where) or _label(record, "time", where)
-    size, encoded = piece or LARGEST_DOCUMENT, _encoded(text, "text", where)
-    # What was just encoded decodes, and an escaped NUL is a character like another: no name to refuse it by.
+    text = string(record["text"], "text", where)
+    document_id = label(record, ("id",), where) or default_id
+    time = label(record, ("date", "time"), where) or None
+    size, encoded = piece or LARGEST_DOCUMENT, text.encode()
+    # What can be encoded decodes, and an escaped NUL is a character like another: no name to refuse it by.
     parts = iter([text]) if 0 < len(encoded) <= size else _decoded(io.BytesIO(encoded), size, None)
     yield from _documents(document_id, parts, time, where, piece)
-
-
-def _label(record: Mapping[str, Any], field: str, where: str) -> str | None:
-    """An optional short field as a string; null and the empty string are as good as absent."""
-    value = record.get(field)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DriftError(
-            f"{where}: `{field}` is {_kind(value)} and must be a string or a number; correct it or leave it out"
-        )
-    _encoded(str(value), field, where)
-    return str(value)
-
-
-def _encoded(text: str, field: str, where: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DriftError(
-            f"{where}: `{field}` has half a surrogate pair (\\u{ord(text[error.start]):04x}) at character "
-            f"{error.start + 1}, which is no character in UTF-8; delete it or write the pair whole"
-        ) from error
 
 
 def _documents(
@@ -265,10 +196,10 @@ def _decoded(stream: io.BufferedIOBase, size: int, name: str | None) -> Iterator
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     while True:
         held = len(decoder.getstate()[0])  # bytes of a character that the last run cut
-        with _readable(name or ""):
+        with readable(name or ""):
             chunk = stream.read(size - held)
         if name is not None:
-            _refuse_binary(chunk, name, offset + held)
+            refuse_binary(chunk, name, offset + held)
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
@@ -286,41 +217,12 @@ def _decoded(stream: io.BufferedIOBase, size: int, name: str | None) -> Iterator
 def _open(path: str) -> AbstractContextManager[io.BufferedIOBase]:
     if path == STDIN:
         return nullcontext(cast(io.BufferedIOBase, sys.stdin.buffer))
-    with _readable(_shown(path)):
+    with readable(_shown(path)):
         if path.lower().endswith(".gz"):
             return gzip.open(path, "rb")
         if path.lower().endswith(".xz"):
             return lzma.open(path, "rb")
         return open(path, "rb")
-
-
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DriftError(
-            f"{where}: the compressed data is broken or cut short here or soon after ({error}); check the file with "
-            "`gzip -t` or `xz -t` and get it again"
-        ) from error
-    except OSError as error:
-        raise DriftError(
-            f"{where}: cannot be read ({error.strerror or error}); check the disk and the permissions"
-        ) from error
-
-
-def _refuse_binary(data: bytes, where: str, offset: int = 0) -> None:
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if offset == 0 and data.startswith(mark):
-            raise DriftError(
-                f"{where}: {encoding} (its byte order mark stands at byte offset 0) where UTF-8 is expected; convert "
-                f"it with `iconv -f {encoding.lower()} -t utf-8`"
-            )
-    if (at := data.find(0)) >= 0:
-        raise DriftError(
-            f"{where}: a binary file (NUL at byte offset {offset + at}) where UTF-8 text is expected; give its text, "
-            "or if it is UTF-16 convert it with `iconv -f utf-16 -t utf-8`"
-        )
 
 
 def _too_large(where: str) -> DriftError:
@@ -338,7 +240,3 @@ def _printable(path: str) -> str:
 def _shown(name: str) -> str:
     """A name fit for one line of a message."""
     return "standard input" if name == STDIN else name if name.isprintable() else repr(name)
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

@@ -17,10 +17,11 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of subject: names from two lists, and its attributes."""
+    """A kind of subject: names from two lists, and its attributes; `between` joins first words where there are more."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
+    between: str
     name: Callable[[str, str], str]
     pronouns: tuple[str, ...]
     attributes: tuple[Attribute, ...]
@@ -90,6 +91,7 @@ CITY = words(
 PERSON = Kind(
     GIVEN,
     FAMILY,
+    " ",
     lambda first, second: f"{first} {second}",
     ("she", "he"),
     (
@@ -157,6 +159,7 @@ PERSON = Kind(
 PLACE = Kind(
     BEFORE,
     AFTER,
+    " ",
     lambda first, second: f"{first} {second}",
     ("the town", "the place"),
     (
@@ -232,6 +235,7 @@ PLACE = Kind(
 COMPANY = Kind(
     FAMILY,
     FAMILY,
+    ", ",
     lambda first, second: f"{first} & {second}",
     ("the firm", "the house"),
     (

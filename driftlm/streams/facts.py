@@ -1,7 +1,8 @@
 """A synthetic world of facts that change: people, places and companies, told in varied sentences from a seed.
 
-The grammar is `fact_words`. Names are pairs of words; a tenth of all pairs is kept for validation and a tenth for the
-test by a hash of the name, so that an entity asked about in a test never occurred in training.
+The grammar is `fact_words`. Names are pairs of words, and have a middle word where a stream needs more of them than
+there are pairs; a tenth of all names is kept for validation and a tenth for the test by a hash of the name, so that an
+entity asked about in a test never occurred in training.
 """
 
 import hashlib
@@ -28,9 +29,9 @@ class Subject:
 
     Attributes:
         kind: `person`, `place` or `company`.
-        name: two words.
+        name: two words or more.
         values: attribute -> value.
-        words: of the name.
+        words: of the name, the last by itself.
     """
 
     kind: str
@@ -53,6 +54,9 @@ def split_of(name: str) -> Split:
 class World:
     """Draws subjects and tells of them; everything it says follows from the random generator it is given.
 
+    Attributes:
+        middle: words between the first and the last of a name; set it where names of fewer have run out.
+
     Example:
         >>> world = World("train", random.Random(0))
         >>> subject = world.subject()
@@ -61,19 +65,20 @@ class World:
     """
 
     def __init__(self, split: Split, generator: random.Random) -> None:
-        self.split, self.random = split, generator
+        self.split, self.random, self.middle = split, generator, 0
 
     def subject(self, like: Subject | None = None) -> Subject:
         """Somebody of this split, by chance known already; of the kind of `like` and with a word of its name."""
         kind = like.kind if like else self.random.choice(sorted(KINDS))
         words = KINDS[kind]
         while True:
-            first, second = self.random.choice(words.first), self.random.choice(words.second)
+            given = [self.random.choice(words.first) for _ in range(1 + self.middle)]
+            first, second = words.between.join(given), self.random.choice(words.second)
             if like:
                 shared = self.random.choice((0, 1))
                 first, second = ((like.words[0], second), (first, like.words[1]))[shared]
             name = words.name(first, second)
-            if split_of(name) == self.split:
+            if split_of(name) == self.split and len(set(given)) == len(given):
                 values = {a.name: self.random.choice(a.values) for a in words.attributes}
                 return Subject(kind, name, values, (first, second))
 
@@ -138,15 +143,16 @@ def facts(
         distractors: share of documents that nobody asks about.
 
     Raises:
-        DriftError: for less than one document or shares outside 0 ... 1.
+        DriftError: for less than one document, more than there are days in the calendar or shares outside 0 ... 1.
 
     Example:
         >>> stream = facts(20, seed=1)
         >>> len(stream.documents), stream.questions[0].answers[0] in " ".join(d.text for d in stream.documents)
         (20, True)
     """
-    if documents < 1:
-        raise DriftError(f"--documents was {documents}; give at least 1.")
+    days = (date.max - FIRST_DAY).days
+    if not 1 <= documents <= days:
+        raise DriftError(f"--documents was {documents}; give 1 to {days:,}, a day each.")
     if not (0 <= changed <= 1 and 0 <= distractors < 1):
         raise DriftError(f"the shares were {changed} (changed) and {distractors} (distractors); give 0 to 1.")
     world = World(split, random.Random(f"{seed} {split}"))
@@ -160,9 +166,7 @@ def facts(
         in_vain = in_vain + 1 if subject.name in seen else 0
         seen.setdefault(subject.name, subject)
         if in_vain > PATIENCE:
-            raise DriftError(
-                f"--documents was {documents}, but the world has only some {len(seen):,} names of {split}; give fewer."
-            )
+            world.middle, in_vain = world.middle + 1, 0
     told: list[tuple[Subject | None, str]] = [(subject, "") for subject in seen.values()]
     told += [(None, "")] * distracting
     world.random.shuffle(told)

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 from driftlm.errors import DriftError
-from driftlm.streams.documents import LARGEST_DOCUMENT, Document
+from driftlm.streams.documents import LARGEST_DOCUMENT, LONGEST_LINE, Document
+from driftlm.streams.records import label, read_records, readable, string
 
 WHERE_SQUAD = "SQuAD v1.1 is at rajpurkar.github.io/SQuAD-explorer under CC BY-SA 4.0"
 WHERE_STREAMINGQA = (
@@ -146,7 +146,7 @@ def read_questions(source: str, *, limit_documents: int | None = None, seed: int
     if not os.path.isfile(source):
         raise DriftError(f"{source}: no such file; {WHERE[suffix.lower()]}")
     found = _Found(source)
-    with _readable(source):
+    with _readable_whole(source):
         reader(source, found)
     return _limited(found.stream(stem), limit_documents, seed)
 
@@ -216,13 +216,13 @@ def _read_squad(path: str, found: _Found) -> None:
                 numbers[title] += 1
                 name = f"{title}:{numbers[title]}"
                 where = f"{path}, paragraph {name}"
-                document = found.add_text(_string(paragraph["context"], "context", where), name, name, None, where)
+                document = found.add_text(string(paragraph["context"], "context", where), name, name, None, where)
                 for number, asked in enumerate(paragraph["qas"], 1):
                     where = f"{path}, paragraph {name}, question {number}"
                     if asked.get("is_impossible"):
                         continue
-                    answers = [_string(answer["text"], "text", where) for answer in asked["answers"]]
-                    text = _string(asked["question"], "question", where)
+                    answers = [string(answer["text"], "text", where) for answer in asked["answers"]]
+                    text = string(asked["question"], "question", where)
                     question = Question(text.strip(), _golds(answers), document, str(asked.get("id", "")))
                     found.add_question(question, where)
     except KeyError as error:
@@ -278,26 +278,15 @@ def _add_row(row: Mapping[str, Any], columns: dict[str, str], default_id: str, w
 
 
 def _read_lines(path: str, found: _Found) -> None:
-    with open(path, encoding="utf-8-sig") as stream:
-        for number in count(1):
-            line = stream.readline()
-            if not line:
-                return
+    with open(path, "rb") as stream:
+        for number, record in read_records(stream, path, LONGEST_LINE):
             where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DriftError(f"{where}: not valid JSON ({error}); correct or delete the line") from error
-            if not isinstance(record, dict):
-                raise DriftError(f"{where}: JSON but not an object; write a document or a question as one object")
             if "question" in record:
                 found.add_question(_question(record, where), where)
             elif "text" in record:
-                time = _label(record, ("date", "time"), where) or None
-                document_id = _label(record, ("id",), where) or f"{path}:{number}"
-                found.add_document(Document(document_id, _string(record["text"], "text", where), time), where)
+                time = label(record, ("date", "time"), where) or None
+                document_id = label(record, ("id",), where) or f"{path}:{number}"
+                found.add_document(Document(document_id, string(record["text"], "text", where), time), where)
             else:
                 raise DriftError(
                     f"{where}: neither `text` nor `question` among {json.dumps(list(record))[:80]}; a document has "
@@ -309,17 +298,17 @@ def _question(record: Mapping[str, Any], where: str) -> Question:
     answers = record["answers"] if "answers" in record else record.get("answer")
     if not isinstance(answers, str | list):
         raise DriftError(f"{where}: `answers` must be a list of strings, or `answer` a string; correct the line")
-    answers = [_string(answer, "answers", where) for answer in ([answers] if isinstance(answers, str) else answers)]
-    document = _label(record, ("document", "evidence_id"), where)
+    answers = [string(answer, "answers", where) for answer in ([answers] if isinstance(answers, str) else answers)]
+    document = label(record, ("document", "evidence_id"), where)
     if not document:
         raise DriftError(f"{where}: the question names no `document`; give the id of the document that answers it")
     return Question(
-        _string(record["question"], "question", where).strip(),
+        string(record["question"], "question", where).strip(),
         _golds(answers),
         document,
-        _label(record, ("id", "qa_id"), where),
-        _label(record, ("kind",), where) or _kind(record),
-        _label(record, ("superseded",), where),
+        label(record, ("id", "qa_id"), where),
+        label(record, ("kind",), where) or _kind(record),
+        label(record, ("superseded",), where),
     )
 
 
@@ -345,35 +334,17 @@ def _kind(row: Mapping[str, Any]) -> str:
     return KIND_SEPARATOR.join(str(row[column]) for column in KINDS if row.get(column))
 
 
-def _label(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
-    """The first of these fields that is filled in, as a string."""
-    for name in names:
-        value = record.get(name)
-        if value is None or value == "":
-            continue
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise DriftError(f"{where}: `{name}` must be a string or a number; correct it, or leave it out")
-        return _string(str(value), name, where)
-    return ""
-
-
-def _string(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DriftError(f"{where}: `{name}` is {type(value).__name__} and must be a string; correct or delete it")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DriftError(f"{where}: `{name}` has half a surrogate pair, which is no character; delete it")
-    return value
-
-
 def _repeated(ids: Iterable[str]) -> str | None:
     """The first id that is there more than once."""
     return next((one for one, times in Counter(ids).items() if times > 1), None)
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable_whole(path: str) -> Iterator[None]:
+    """What goes wrong with a file that is parsed at once, said as `DriftError`."""
     try:
-        yield
+        with readable(path):
+            yield
     except UnicodeDecodeError as error:
         raise DriftError(
             f"{path}: not UTF-8 ({error.reason} at byte offset {error.start} of a block); convert the file with "
@@ -386,5 +357,3 @@ def _readable(path: str) -> Iterator[None]:
         ) from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, thousands of brackets
         raise DriftError(f"{path}: JSON that cannot be read ({error}); get the file again") from error
-    except OSError as error:
-        raise DriftError(f"{path}: cannot be read ({error.strerror or error}); check the permissions") from error

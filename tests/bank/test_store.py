@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from driftlm.bank import store
 from driftlm.bank.modulations import Addition, Facts, Modulations
 from driftlm.bank.store import BankStore
 from driftlm.errors import DriftError
@@ -126,6 +125,15 @@ def test_of_what_is_forgotten_no_byte_is_left(bank: BankStore) -> None:
     before = segments(bank)
     bank.compact()
     assert segments(bank) == before and bank.verify() == []
+
+
+def test_all_are_forgotten_or_none(bank: BankStore) -> None:
+    add(bank, document("a"), document("b"))
+    with pytest.raises(DriftError, match="holds no document 'x'"):
+        bank.forget("a", "x")
+    assert len(bank) == 2
+    bank.forget("b", "a")
+    assert len(bank) == 0
 
 
 def test_an_empty_bank_has_empty_matrices(bank: BankStore) -> None:
@@ -354,17 +362,6 @@ def test_what_does_not_fit_is_refused_and_nothing_is_kept(bank: BankStore) -> No
     with pytest.raises(DriftError, match="half a surrogate pair"):
         add(bank, document("b", text="\ud800"))
     assert len(bank) == 0 and segments(bank) == []
-
-
-def test_a_second_writer_waits_then_is_refused(bank: BankStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
-    with BankStore.open(bank.folder) as second:
-        bank.database.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DriftError, match=r"bank\.sqlite is in use by another process"):
-            add(second, document("a"))
-        assert len(second) == 0  # reading goes on
-        bank.database.execute("ROLLBACK")
-        assert add(second, document("a")) == [True] and bank.matrices().ids == ["a"]
 
 
 def test_a_reader_keeps_what_it_mapped_while_another_compacts(bank: BankStore) -> None:

@@ -175,7 +175,7 @@ BAD_FILES = {
     "not JSON": ("a.jsonl", GOOD + b'{"text": "a" "b"}\n', ["line 2", "column 14", "correct or delete"]),
     "cut off": ("a.jsonl", GOOD + b'{"text": "a', ["line 2", "column 10", "correct or delete"]),
     "an indented object": ("a.jsonl", b'{\n "text": "a"\n}', ["line 1", "column 2", "one whole JSON object"]),
-    "not an object": ("a.jsonl", GOOD + b'["a"]\n', ["line 2", "not an object", "write the line as"]),
+    "not an object": ("a.jsonl", GOOD + b'["a"]\n', ["line 2", "not an object", "write the line as one"]),
     "deep": ("a.jsonl", b"[" * 100_000, ["line 1", "cannot be read", "correct or delete"]),
     "endless number": ("a.jsonl", b'{"id": ' + b"1" * 5000 + b"}", ["line 1", "cannot be read", "correct or delete"]),
     "a blank line within": ("a.jsonl", GOOD + b" \n" + GOOD, ["line 2", "blank", "one JSON object"]),

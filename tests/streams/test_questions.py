@@ -268,8 +268,12 @@ D, Q = {"id": "a", "text": "Ann leads."}, {"question": "Who?", "answers": ["Ann"
         ([D, D], "line 2: document id 'a' is already taken; give every document its own id"),
         ([D, D | {"text": "", "id": "b"}], "line 2: the document's text is empty; give it some text, or leave it out"),
         ([D, D | {"text": 7}], "line 2: `text` is int and must be a string; correct or delete it"),
-        ([D, D | {"id": [1]}], "line 2: `id` must be a string or a number; correct it, or leave it out"),
-        ([D, D | {"text": "\ud800"}], "line 2: `text` has half a surrogate pair, which is no character; delete it"),
+        ([D, D | {"id": [1]}], "line 2: `id` is list and must be a string or a number; correct it or leave it out"),
+        (
+            [D, D | {"text": "\ud800"}],
+            "line 2: `text` has half a surrogate pair (\\ud800) at character 1, which is no character in UTF-8; delete "
+            "it or write the pair whole",
+        ),
         (
             [D, Q | {"document": "b"}],
             "line 2: no document 'b' among the file's 1; add its line, or leave the question out",
@@ -286,7 +290,7 @@ D, Q = {"id": "a", "text": "Ann leads."}, {"question": "Who?", "answers": ["Ann"
             [D, Q | {"answers": None}],
             "line 2: `answers` must be a list of strings, or `answer` a string; correct the line",
         ),
-        ([D, ["a"]], "line 2: JSON but not an object; write a document or a question as one object"),
+        ([D, ["a"]], 'line 2: JSON but not an object; write the line as one, such as {"text": "…"}'),
         (
             [D, {"body": "x"}],
             'line 2: neither `text` nor `question` among ["body"]; a document has the one and a question the other: '
@@ -329,8 +333,10 @@ def test_what_is_not_squad_is_refused(tmp_path: Path, data: Any, sentence: str) 
         ("a.json", b"[]", ": not in the layout of SQuAD;"),
         ("a.json", b'{"data": ' + b"9" * 5000 + b"}", ": JSON that cannot be read ("),
         ("a.json", b"[" * 200_000, ": JSON that cannot be read ("),
-        ("a.jsonl", b'{"text": "a"}\n{"text"\n', ", line 2: not valid JSON ("),
-        ("a.jsonl", b'{"text": "\xff"}\n', ": not UTF-8 (invalid start byte at byte offset 10 of a block); convert"),
+        ("a.jsonl", b'{"text": "a"}\n{"text"\n', ", line 2, column 8: not valid JSON ("),
+        ("a.jsonl", b'{"text": "\xff"}\n', ", line 1: not UTF-8 at byte offset 10 of the line; convert"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', ", line 2: the line is blank; every line must hold one JSON"),
+        ("a.jsonl", b'{"text": "\0"}\n', ", line 1: a binary file (NUL at byte offset 10)"),
         ("a.csv", b"question,answers,text\nWho?,Ann\n", ", row 1: `text` is empty; fill it in, or delete the row"),
     ],
 )
