@@ -19,6 +19,7 @@ class Machine:
         threads: CPU threads; 0 leaves torch's choice.
         bos: token that stands before a document, where the tokenizer declares neither BOS nor EOS.
         online: allow a download from the hub.
+        bits: load the model's linear maps in `4` or `8` bit, frozen; `0` as they are.
     """
 
     model: str = ""
@@ -27,6 +28,7 @@ class Machine:
     threads: int = 0
     bos: str = ""
     online: bool = False
+    bits: Literal[0, 4, 8] = 0
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -34,7 +36,13 @@ class Machine:
 
     def loading(self) -> dict[str, Any]:
         """The arguments of `driftlm.models.loading.load` besides the name."""
-        return {"dtype": self.dtype, "device": self.device, "bos": self.bos or None, "online": self.online}
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "bos": self.bos or None,
+            "online": self.online,
+            "bits": self.bits,
+        }
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,10 @@ class KeyValues:
         """K, the number of cached positions."""
         return int(self.layers[0][0].shape[-2]) if self.layers else 0
 
-    def to_transformers(self) -> DynamicCache:
-        """A fresh `DynamicCache` that a forward pass may extend."""
-        return DynamicCache(list(self.layers) or None)
-
-    def extended(self, cache: DynamicCache) -> "KeyValues":
-        """The same origin with what a forward pass left in `cache`, detached."""
-        return KeyValues(tuple((layer.keys.detach(), layer.values.detach()) for layer in cache.layers), self.origin)
+    def extended(self, cache: DynamicCache, skip: int = 0) -> "KeyValues":
+        """The same origin with what a forward pass left in `cache` behind `skip` positions, detached."""
+        held = ((layer.keys[..., skip:, :].detach(), layer.values[..., skip:, :].detach()) for layer in cache.layers)
+        return KeyValues(tuple(held), self.origin)
 
     def tensors(self) -> dict[str, Tensor]:
         """The layers by name, for a file."""

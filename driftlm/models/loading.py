@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.errors import DriftError
+from driftlm.models.quantized import keep_as_loaded, quantization
 
+CACHE_LINE = 64  # bytes
 BUNDLED = Path(__file__).parent / "bundled"
 REWRITTEN = {"dtype", "architectures", "transformers_version", "_name_or_path"}  # by saving, without meaning
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -83,6 +85,7 @@ def load(
     device: str = "cpu",
     bos: str | None = None,
     online: bool = False,
+    bits: int = 0,
 ) -> LanguageModel:
     """Load a causal language model; the bundled one when no name is given.
 
@@ -92,6 +95,7 @@ def load(
         device: `cpu`, `cuda`, `cuda:1`, ...
         bos: the token that stands before a document, for tokenizers that declare neither BOS nor EOS.
         online: allow a download from the hub.
+        bits: 4 or 8 for quantized weights, which stay frozen (see `quantization`); 0 loads them as they are.
 
     Raises:
         DriftError: when the model is missing or cannot be read as a stream; the sentence says what would work.
@@ -128,12 +132,13 @@ cache; give a folder, or allow a download with --online.
             f"does not know; give a model it knows, or upgrade transformers."
         ) from error
     refuse_what_cannot_work(config, source)
+    quantized = quantization(bits, DTYPES[dtype], device)
     try:
         with no_progress_bar():
             model, report = AutoModelForCausalLM.from_pretrained(
-                source, dtype=DTYPES[dtype], local_files_only=not online, output_loading_info=True
+                source, dtype=DTYPES[dtype], local_files_only=not online, output_loading_info=True, **quantized
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise DriftError(
             f"the weights of {source!r} cannot be loaded as a causal language model "
             f"({first_sentence(error)}); give a complete causal model."
@@ -144,6 +149,8 @@ cache; give a folder, or allow a download with --online.
             f"the weights of {source!r} are not complete: {len(report['missing_keys'])} tensors are missing, such as "
             f"{min(report['missing_keys'])}; give a complete causal model."
         )
+    keep_as_loaded(model)
+    align(model)
     if getattr(model, "_is_stateful", False):
         raise DriftError(not_only_attention(config, source))
     refuse_unless_causal(model.eval(), source)
@@ -155,8 +162,20 @@ cache; give a folder, or allow a download with --online.
         ) from error
     if not tokenizer.is_fast:
         raise DriftError(f"the tokenizer of {source!r} gives no byte positions; put a fast tokenizer.json beside it.")
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    if not quantized:  # else it is there
+        model.to(device)
     return LanguageModel(model, tokenizer, source, start_token(tokenizer, bos, source), fingerprint(model, tokenizer))
+
+
+def align(model: Any) -> None:
+    """Move tensors that begin off a cache line, as a mapped file's may, to memory of their own.
+
+    Matrix products round otherwise there, and a restored copy of the weights would not go on bit-equal.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % CACHE_LINE:
+            tensor.data = tensor.data.clone()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Letters: S new tokens, D width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from transformers import DynamicCache
 
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
+from driftlm.models.modulated import Before, modulating
 from driftlm.streams.windows import Window
 
+NOTHING = Before()
 KEPT_LOGITS = 1 << 24  # S x V up to which the softmax is kept for the backward pass; beyond it is made again in chunks
 
 
@@ -42,7 +45,7 @@ class Scorer:
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
-        self.model = language_model.model
+        self.language_model, self.model = language_model, language_model.model
         self.device = language_model.device
         self.head = self.model.get_output_embeddings()
         self.body = self.model.base_model if self.model.base_model is not self.model else None
@@ -57,32 +60,48 @@ class Scorer:
         hidden = self.body(input_ids=ids, use_cache=False)[0]
         return bool(torch.equal(self.head(hidden), self.model(input_ids=ids, use_cache=False).logits))
 
-    def forward(self, window: Window, cache: KeyValues | None = None) -> Forward:
+    def forward(self, window: Window, cache: KeyValues | None = None, before: Before = NOTHING) -> Forward:
         """Score the new tokens of a window.
 
         Args:
             window: C tokens at most.
             cache: keys and values to attend to; the window's last S inputs are fed then, otherwise all inputs.
+            before: what stands before all of it, and is no part of the cache that is returned. With a cache, its
+                origin makes the room.
         """
         new = window.new
-        fed = window.inputs if cache is None else window.inputs[-new:]
-        ids = torch.tensor([fed], device=self.device)
         targets = torch.tensor(window.targets, device=self.device)
-        arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
-        attended: DynamicCache | None = None
-        if cache is not None:
-            attended = cache.to_transformers()
-            first = window.position - 1 - cache.origin
-            positions = torch.arange(first, first + new, device=self.device)[None]
-            arguments |= {"use_cache": True, "past_key_values": attended, "position_ids": positions}
-        if self.plain_head:
-            assert self.body is not None
-            hidden = self.body(**arguments)[0][0, -new:]  # (S, D)
-            nats, finite = HeadNats.apply(hidden, self.head.weight, self.head.bias, targets, torch.is_grad_enabled())
-        else:
-            logits = self.model(**arguments, logits_to_keep=new).logits[0, -new:].float()  # (S, V)
-            nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
-        return Forward(nats, finite, None if attended is None else cache.extended(attended))  # type: ignore[union-attr]
+        arguments: dict[str, Any] = {"use_cache": False}
+        with modulating(self.language_model, before.modulated) as attended:
+            if cache is None:
+                fed, first = (*before.tokens, *window.inputs), attended.get_seq_length()
+            else:
+                fed, first = window.inputs[-new:], window.position - 1 - cache.origin
+                self.read(before.tokens, first - cache.length - len(before.tokens), attended)
+            skip = attended.get_seq_length()
+            if cache is not None or before.modulated is not None:
+                for layer, (keys, values) in enumerate(cache.layers if cache else ()):
+                    attended.update(keys, values, layer)
+                positions = torch.arange(first, first + len(fed), device=self.device)[None]
+                arguments = {"use_cache": True, "past_key_values": attended, "position_ids": positions}
+            ids = torch.tensor([fed], device=self.device)
+            if self.plain_head:
+                assert self.body is not None
+                hidden = self.body(input_ids=ids, **arguments)[0][0, -new:]  # (S, D)
+                weight, bias = self.head.weight, self.head.bias
+                nats, finite = HeadNats.apply(hidden, weight, bias, targets, torch.is_grad_enabled())
+            else:
+                logits = self.model(input_ids=ids, **arguments, logits_to_keep=new).logits[0, -new:].float()  # (S, V)
+                nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
+        return Forward(nats, finite, None if cache is None else cache.extended(attended, skip))
+
+    @torch.no_grad()
+    def read(self, tokens: Sequence[int], first: int, cache: DynamicCache) -> None:
+        """Extend a cache by tokens that stand at positions `first` and on."""
+        if tokens:
+            ids = torch.tensor([tokens], device=self.device)
+            positions = torch.arange(first, first + len(tokens), device=self.device)[None]
+            self.model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
 
 
 def every_finite(logits: Tensor) -> Tensor:
