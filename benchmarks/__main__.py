@@ -1,7 +1,9 @@
 """`python -m benchmarks`: all of them."""
 
-from benchmarks import asking, reading
+from benchmarks import amortizing, asking, backpropagation_dropout, reading
 
 if __name__ == "__main__":
     reading.main()
     asking.main()
+    amortizing.main()
+    backpropagation_dropout.main()

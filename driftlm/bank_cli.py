@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import tyro
 
-from driftlm.bank.settings import BankTraining, NetworksSettings
+from driftlm.bank.settings import Aggregation, BankTraining, NetworksSettings, Way
 from driftlm.errors import DriftError
+from driftlm.evaluation.settings import Asking, Golds
 from driftlm.options import Machine
 
 Files = tyro.conf.Positional[tuple[str, ...]]
@@ -31,6 +32,9 @@ def train(
 ) -> int:
     """Meta-train the networks of a bank around a frozen model; the same command goes on after a stop.
 
+    On several devices each takes a share of every batch: `accelerate launch --multi_gpu -m driftlm train bank ...`, or
+    `torchrun --nproc-per-node 2 -m -- driftlm train bank ...`.
+
     Args:
         what: a bank is all there is to train.
         machine: which model.
@@ -48,7 +52,7 @@ def train(
 
     if min(log, check) < 1:
         raise DriftError(f"--log was {log} and --check {check}; give at least 1 of each.")
-    train_bank(
+    last = train_bank(
         machine,
         networks,
         training,
@@ -60,7 +64,8 @@ def train(
         log=log,
         check=check,
     )
-    print(f"the {what}'s networks: {out}")
+    if last is not None:  # of several processes, one speaks
+        print(f"the {what}'s networks: {out}")
     return 0
 
 
@@ -71,6 +76,9 @@ def ask(
     bank: str,
     networks: str = "",
     tokens: int = 24,
+    beams: int = 1,
+    aggregation: Way = "exact",
+    size: int = 0,
     json: bool = False,
 ) -> int:
     """Answer questions from a bank, and say which documents were attended to.
@@ -81,11 +89,16 @@ def ask(
         bank: its folder.
         networks: the bank's networks, where they moved.
         tokens: longest answer.
+        beams: of the search for an answer; 1 is greedy.
+        aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
+            or to a bank made smaller first.
+        size: entries attended to, of a group, or of the smaller bank.
         json: one JSON object a question on stdout.
     """
     from driftlm.banking import ask as ask_bank
 
-    for found in ask_bank(questions, Path(bank), machine, networks, tokens):
+    way = Aggregation(aggregation, size)
+    for found in ask_bank(questions, Path(bank), machine, networks, tokens, beams=beams, aggregation=way):
         if json:
             show(found)
             continue
@@ -168,7 +181,9 @@ def showing(document: tyro.conf.Positional[str], bank: str, json: bool = False) 
 
 
 def forget(documents: tyro.conf.Positional[tuple[str, ...]], bank: str, json: bool = False) -> int:
-    """Forget documents: the bank is as if they had never been added. `compact` then removes their vectors from disk.
+    """Forget documents: the bank is as if they had never been added, and their texts are in none of its files.
+
+    Their vectors leave the disk with `driftlm bank compact`.
 
     Args:
         documents: their ids.
@@ -180,15 +195,12 @@ def forget(documents: tyro.conf.Positional[tuple[str, ...]], bank: str, json: bo
     if not documents:
         raise DriftError("no document was named; give the ids that `driftlm bank ls` shows.")
     with BankStore.open(bank) as store:
-        for document in documents:
-            store.show(document)  # all are known, or none is forgotten
-        for document in dict.fromkeys(documents):
-            store.forget(document)
-    return said({"bank": bank, "forgotten": list(dict.fromkeys(documents))}, json)
+        store.forget(*dict.fromkeys(documents))  # all are known, or none is forgotten
+    return forgotten(list(dict.fromkeys(documents)), bank, json)
 
 
 def expire(bank: str, before: str, json: bool = False) -> int:
-    """Forget all documents from before a time; those without a time stay.
+    """Forget all documents from before a time, as `forget` does; those without a time stay.
 
     Args:
         bank: its folder.
@@ -202,7 +214,14 @@ def expire(bank: str, before: str, json: bool = False) -> int:
     if moment is None:
         raise DriftError(f"--before was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
     with BankStore.open(bank) as store:
-        return said({"bank": bank, "forgotten": store.expire(moment)}, json)
+        return forgotten(store.expire(moment), bank, json)
+
+
+def forgotten(documents: list[str], bank: str, as_json: bool) -> int:
+    """Say which documents are gone, and what is left of them."""
+    if documents:
+        print(f"driftlm: their vectors stay on disk until `driftlm bank compact --bank {bank}`", file=sys.stderr)
+    return said({"bank": bank, "forgotten": documents}, as_json)
 
 
 def verify(bank: str, json: bool = False) -> int:
@@ -224,7 +243,7 @@ def verify(bank: str, json: bool = False) -> int:
 
 
 def compact(bank: str, json: bool = False) -> int:
-    """Write a bank's vectors anew, in one file that opens at once; what was forgotten leaves the disk.
+    """Write a bank's vectors anew, in one file that opens at once; those of what was forgotten leave the disk.
 
     Args:
         bank: its folder.
@@ -238,48 +257,58 @@ def compact(bank: str, json: bool = False) -> int:
 
 
 def study(
-    what: tyro.conf.Positional[Literal["qa", "retention"]],
+    what: tyro.conf.Positional[Literal["qa", "retention", "bank", "cost"]],
     machine: Machine,
     *,
     stream: str = "facts",
     memories: tuple[str, ...] = ("bank",),
-    networks: str = "",
+    networks: tuple[str, ...] = (),
     documents: int = 1665,
     questions: int = 0,
     seed: int = 0,
+    beams: int = 1,
+    gold: Golds = "all",
+    aggregation: Way = "exact",
+    size: int = 0,
     json: bool = False,
 ) -> int:
     """Measure memories that answer: adapt on a whole stream, then ask.
 
     Args:
-        what: `qa`, or `retention` of the first 200 documents' answers as more arrive.
+        what: `qa`; `retention` of the first 200 documents' answers as more arrive; `bank`: its ways of aggregation and
+            what it does for running text, for one or several networks; `cost` of banks of growing size.
         machine: which model.
         stream: `facts`, or a file of documents with questions.
-        memories: of `none`, `context` (the right document as text), `one` (a bank of the right document), `bank`.
-        networks: folder of the bank's networks; the bundled ones by default.
-        documents: how many of the stream.
-        questions: at most so many; 0 for all.
-        seed: of the stream of facts, or of the documents chosen.
+        memories: for `qa`, of `none`, `context` (the right document as text), `one` (a bank of the right document) and
+            `bank`.
+        networks: folder of the bank's networks, several for `bank`; the bundled ones by default.
+        documents: how many of the stream; the largest bank of `cost`.
+        questions: at most so many (`qa` and `bank`); 0 for all.
+        seed: of the stream of facts, and of the sample where a file has more documents, or there are more questions.
+        beams: of the search for an answer; 1 is greedy.
+        gold: compare with the best of `all` gold answers, or with the `shortest` alone.
+        aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
+            or to a bank made smaller first.
+        size: entries attended to, of a group, or of the smaller bank.
         json: one JSON object on stdout.
     """
+    from driftlm.evaluation.tables import show_rows
     from driftlm.studying import studied
 
     rows = studied(
-        what, machine, stream, memories, networks=networks, documents=documents, questions=questions, seed=seed
+        what,
+        machine,
+        stream=stream,
+        memories=memories,
+        networks=networks,
+        documents=documents,
+        questions=questions,
+        seed=seed,
+        asking=Asking(beams, gold),
+        aggregation=Aggregation(aggregation, size, seed),
     )
-    if json:
-        show({"rows": rows})
-        return 0
-    for row in rows:
-        print("  ".join(f"{name} {number(value)}" for name, value in row.items() if name != "kinds"))
+    show({"rows": rows}) if json else show_rows(rows)
     return 0
-
-
-def number(value: Any) -> str:
-    """A value as a table shows it."""
-    if isinstance(value, list):
-        return "-".join(number(one) for one in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def said(facts: dict[str, Any], as_json: bool) -> int:

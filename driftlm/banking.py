@@ -1,20 +1,22 @@
 """The verbs `bank` and `ask`: a bank that is kept in a folder, taught documents and asked questions."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from driftlm.bank.modulate import answer_nats, generate
+from driftlm.bank.asked import AskedBank
 from driftlm.bank.modulations import Addition, Facts
 from driftlm.bank.networks import BankNetworks, load_networks
+from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.bank.store import BankStore
+from driftlm.durable import write_atomically
 from driftlm.errors import DriftError
+from driftlm.models.answers import answer_nats, generate
 from driftlm.models.loading import load
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.options import Machine
@@ -29,14 +31,18 @@ SHOWN = 5  # documents named with an answer
 
 def networks_for(folder: Path, machine: Machine, networks: str) -> BankNetworks:
     """The networks of a bank: those given, those it was made with, or the bundled ones."""
+    kept: dict[str, str] = json.loads((folder / MADE_BY).read_text()) if (folder / MADE_BY).exists() else {}
+    model = machine.model or kept.get("model", "")
+    return networks_at(replace(machine, model=model), networks or kept.get("networks", ""))
+
+
+def networks_at(machine: Machine, place: str) -> BankNetworks:
+    """The networks in a folder, the bundled ones where none is named, around the machine's model."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    kept: dict[str, str] = json.loads((folder / MADE_BY).read_text()) if (folder / MADE_BY).exists() else {}
-    place = networks or kept.get("networks", "")
     if not place and not BUNDLED.exists():
         raise DriftError("no networks come with this installation; give --networks DIR, made by driftlm train bank.")
-    model = load(machine.model or kept.get("model") or None, **machine.loading())
-    return load_networks(place or BUNDLED, model)
+    return load_networks(place or BUNDLED, load(machine.model or None, **machine.loading()))
 
 
 def facts_of(networks: BankNetworks, dtype: str) -> Facts:
@@ -57,9 +63,7 @@ def add(
     else:
         store = BankStore.create(folder, facts_of(made, "float16" if half else "float32"))
         places = {"networks": resolved(networks), "model": resolved(machine.model)}
-        partial = folder / (MADE_BY + ".partial")
-        partial.write_text(json.dumps(places) + "\n")
-        os.replace(partial, folder / MADE_BY)
+        write_atomically(folder / MADE_BY, lambda partial: partial.write_text(json.dumps(places) + "\n"))
     with store:
         documents = iter(read_documents(files, stdin=stdin))
         while some := list(islice(documents, AT_A_TIME)):
@@ -92,7 +96,14 @@ def listed(folder: Path) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def ask(
-    questions: tuple[str, ...], folder: Path, machine: Machine, networks: str, longest: int
+    questions: tuple[str, ...],
+    folder: Path,
+    machine: Machine,
+    networks: str,
+    longest: int,
+    *,
+    beams: int = 1,
+    aggregation: Aggregation = EXACT,
 ) -> Iterator[dict[str, Any]]:
     """Answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats those of the answer given.
 
@@ -103,24 +114,25 @@ def ask(
     """
     if not questions or not all(question.strip() for question in questions):
         raise DriftError("a question is missing or empty; give it in quotes.")
-    if longest < 1:
-        raise DriftError(f"--tokens was {longest}; give at least 1.")
+    if longest < 1 or beams < 1:
+        raise DriftError(f"--tokens was {longest} and --beams {beams}; give at least 1 of each.")
     with BankStore.open(folder) as held:
         dtype = held.facts.dtype
     made = networks_for(folder, machine, networks)
     with BankStore.open(folder, facts_of(made, dtype)) as store:
-        bank = store.matrices()
-        model = made.language_model
+        bank, model = store.matrices(), made.language_model
+        ready = AskedBank(made, bank, aggregation, several=len(questions) > 1) if bank.documents else None
         for question in questions:
-            prompt, prefix, documents = [prompt_ids(model, question)], None, []
-            if bank.documents:
-                prefix, shares = made.asked([question], bank.vectors, bank.keys, bank.moments)
-                weights = torch.zeros(bank.documents).index_add(0, bank.owner, shares[0].float().cpu())
-                best = weights.topk(min(SHOWN, bank.documents))
-                documents = [
-                    {"id": bank.ids[place], "weight": weight}
-                    for weight, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-                ]
-            answer = generate(model, prompt, prefix, longest)[0]
-            nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], prefix)
+            prompt = [prompt_ids(model, question)]
+            modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
+            answer = generate(model, prompt, modulated, longest, beams)[0]
+            nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
+            documents = largest(shares[0], bank.ids)
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}
+
+
+def largest(shares: torch.Tensor, ids: list[str]) -> list[dict[str, Any]]:
+    """The documents of the largest shares (B,), each with its weight."""
+    best = shares.topk(min(SHOWN, len(shares)))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [{"id": ids[place], "weight": weight} for weight, place in pairs]

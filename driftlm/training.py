@@ -1,12 +1,12 @@
 """The verb `train bank`: meta-train a bank's networks, watch them on unseen entities, stop and go on at any time."""
 
 import json
-import os
 import random
 import shutil
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import torch
 
 from driftlm.bank.batches import Batches, fact_batches, stream_batches
 from driftlm.bank.networks import ADAPTER, BankNetworks, saved, with_adapter
+from driftlm.bank.ranks import joined
 from driftlm.bank.settings import BankTraining, NetworksSettings
 from driftlm.bank.training import Losses, Trainer
+from driftlm.durable import write_atomically
 from driftlm.errors import DriftError
 from driftlm.evaluation.answering import summarized
 from driftlm.evaluation.asking import bank_of, from_bank, from_context
@@ -41,14 +43,19 @@ def train(
     autocast: bool,
     log: int,
     check: int,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train, or go on with the training that `out` holds; returns the last line of its log.
+
+    Of several processes that were started together each does a share, the first one logs, checks and writes, and the
+    others return None.
 
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
     """
     if machine.threads:
         torch.set_num_threads(machine.threads)
+    ranks, device = joined(machine.device)
+    machine = replace(machine, device=device)
     language_model = load(machine.model or None, **machine.loading())
     adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
     if reader and not (adapter / "adapter_config.json").exists():
@@ -60,16 +67,21 @@ def train(
     made = BankNetworks(language_model, networks)
     if start:
         facts_of_start, weights = saved(Path(start))
-        if facts_of_start["settings"] != asdict(networks):
+        if NetworksSettings(**facts_of_start["settings"]) != networks:
             raise DriftError(
                 f"the networks in {start} have other shapes than were asked for; give the same settings of networks."
             )
         made.load_state_dict(weights)
-    trainer = Trainer(made, training, batches, autocast)
-    out.mkdir(parents=True, exist_ok=True)
-    spent = 0.0
-    if (out / CHECKPOINT).exists():
+    trainer = Trainer(made, training, batches, autocast, ranks)
+    spent, resumed = 0.0, (out / CHECKPOINT).exists()
+    if resumed:
         trainer.restore(torch.load(out / CHECKPOINT, weights_only=True, map_location=language_model.device))
+    if not ranks.first:
+        while trainer.progress.step < training.steps:
+            trainer.step()
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    if resumed:
         kept = [line for line in lines_of(out / LOG) if line["step"] <= trainer.progress.step]
         (out / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
         spent = kept[-1]["seconds"] if kept else 0.0
@@ -117,8 +129,10 @@ def through(
         step = trainer.progress.step
         last = step == trainer.settings.steps
         if step % log == 0 or step % check == 0 or last:
+            mean = Losses.mean(losses)
             line = {"step": step, "seconds": round(time.monotonic() - began, 1)}
-            line |= means(losses)
+            line |= {name: round(value, 4) for name, value in mean.means.items()}
+            line |= {"kinds": {kind: round(share, 3) for kind, share in mean.kinds.items()}}
             line |= {"bank": trainer.progress.bank, "accuracy": round(trainer.progress.accuracy, 3)}
             if not torch.isfinite(torch.tensor(line["nats"])):
                 raise DriftError(f"the loss is not a number at step {step}; go on from {out} with a lower --rate.")
@@ -129,16 +143,17 @@ def through(
             say(shown(line))
             losses = []
         if step % check == 0 or last:
-            partial = out / (CHECKPOINT + ".partial")
-            torch.save(trainer.state(), partial)
-            os.replace(partial, out / CHECKPOINT)
+            write_atomically(out / CHECKPOINT, lambda partial: torch.save(trainer.state(), partial))
+            draw(out)
     return line
 
 
-def means(losses: list[Losses]) -> dict[str, float]:
-    """Means of the steps since the last line."""
-    rows = [asdict(one) for one in losses]
-    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
+def draw(out: Path) -> None:
+    """A chart of the log beside it, where the `report` extra is installed."""
+    if find_spec("altair") and find_spec("vl_convert"):
+        from driftlm.evaluation.training_chart import write_chart
+
+        write_chart(lines_of(out / LOG), out)
 
 
 def checked(networks: BankNetworks, held_out: list[QuestionStream]) -> list[dict[str, Any]]:
@@ -159,6 +174,9 @@ def shown(line: dict[str, Any]) -> str:
     text = f"step {line['step']:>5} {line['seconds']:7.0f} s  answer {line['nats']:.3f} nats  "
     text += f"contrast {line['contrast']:.3f}  readout {line['readout']:.3f}  exact {line['exact']:.2f}  "
     text += f"attention {line['share']:.2f}  bank {line['bank']}"
+    if line["kinds"]:
+        kind, share = next(iter(line["kinds"].items()))
+        text += f"  worst: {kind} {share:.2f}"
     for row in line.get("banks", []):
         text += f"\n    unseen, {row['documents']} documents: exact match {row['em']:.2f}, {row['nats']:.3f} nats, "
         text += f"attention on the right document {row['weight']:.2f}"

@@ -4,12 +4,15 @@ The random choices of step n follow from the seed and n alone, so that a resumed
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from driftlm.errors import DriftError
 from driftlm.streams.facts import Subject, World
 from driftlm.streams.questions import QuestionStream
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,59 @@ class Batch:
     own: list[list[int]]
     kinds: list[str]
 
+    def asking(self, places: Sequence[int]) -> "Batch":
+        """The same documents, and some of the questions."""
+
+        def some(rows: list[Row]) -> list[Row]:
+            return [rows[place] for place in places]
+
+        questions, answers = some(self.questions), some(self.answers)
+        return replace(self, questions=questions, answers=answers, own=some(self.own), kinds=some(self.kinds))
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A batch's documents as entries of a bank, one for each of their parts.
+
+    Attributes:
+        rows: tokens of each.
+        moments: of its document.
+        own: the entries about each question's subject.
+        newest: those of them whose document answers it.
+    """
+
+    rows: list[list[int]]
+    moments: list[float]
+    own: list[list[int]]
+    newest: list[list[int]]
+
 
 Batches = Callable[[int], Batch]
 
 
+def entries_of(batch: Batch, parts: Callable[[str], list[list[int]]]) -> Entries:
+    """A batch's documents, cut into parts.
+
+    Example:
+        >>> batch = Batch(["ab", "cde"], [0.1, 0.2], ["?"], ["!"], [[0, 1]], [""])
+        >>> entries_of(batch, lambda text: [[ord(letter)] for letter in text])
+        Entries(rows=[[97], [98], [99], [100], [101]], moments=[0.1, 0.1, 0.2, 0.2, 0.2], \
+own=[[0, 1, 2, 3, 4]], newest=[[2, 3, 4]])
+    """
+    made, places = Entries([], [], [], []), list[list[int]]()
+    for text, moment in zip(batch.documents, batch.moments, strict=True):
+        rows = parts(text)
+        places.append(list(range(len(made.rows), len(made.rows) + len(rows))))
+        made.rows.extend(rows)
+        made.moments.extend([moment] * len(rows))
+    for own in batch.own:
+        made.own.append([place for document in own for place in places[document]])
+        made.newest.append(places[own[-1]])
+    return made
+
+
 def fact_batches(
-    size: int, seed: int, *, changed: float = 0.2, distracting: float = 0.05, alike: float = 0.5
+    size: int, seed: int, *, changed: float = 0.2, distracting: float = 0.05, alike: float = 0.8
 ) -> Batches:
     """Endless subjects of the world of facts; a share of them is told of twice, and the newer document wins.
 

@@ -5,6 +5,7 @@ Letters: R questions, N entries, T vectors, D width, Q key width.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from driftlm.bank.aggregate import Aggregator, AggregatorSettings
-from driftlm.bank.amortize import Encoder, Reader
-from driftlm.bank.modulate import Prefix, PrefixModulation
+from driftlm.bank.amortize import Encoder, StatesEncoder
+from driftlm.bank.encoder_decoder import T5Encoder, pretrained, rebuilt
+from driftlm.bank.low_rank import LowRankModulation
+from driftlm.bank.modulate import Modulated, Modulation, PrefixModulation
 from driftlm.bank.settings import NetworksSettings
 from driftlm.errors import DriftError
 from driftlm.models.loading import LanguageModel
@@ -27,56 +30,54 @@ TEXTS_AT_A_TIME = 32
 
 
 class BankNetworks(nn.Module):
-    """Document -> modulation, question x bank -> modulation, modulation -> prefix.
+    """Document -> modulation, question x bank -> modulation, modulation -> what changes the language model.
 
     Args:
         language_model: stays frozen, and is no part of `state_dict`.
         settings: shapes.
+        kept: a folder of saved networks, whose T5 is rebuilt instead of looked for; weights are not loaded.
     """
 
-    def __init__(self, language_model: LanguageModel, settings: NetworksSettings | None = None) -> None:
+    def __init__(
+        self, language_model: LanguageModel, settings: NetworksSettings | None = None, *, kept: Path | None = None
+    ) -> None:
         super().__init__()
+        self.language_model = language_model
         self.settings = settings = settings or NetworksSettings()
         config = language_model.model.config.get_text_config()
-        width, depth = int(config.hidden_size), int(config.num_hidden_layers)
-        layers = (0, *sorted({max(1, depth // 2), depth}))
-        self.reader = Reader(language_model, layers, settings.longest)
-        shape = (width, layers, settings.vectors, settings.encoder_width)
-        self.amortizer = Encoder(*shape, settings.encoder_layers, settings.encoder_heads)
-        self.questioner = Encoder(*shape, settings.encoder_layers, settings.encoder_heads)
+        width = int(config.hidden_size)
+        self.amortizer, self.questioner = (encoder(language_model, settings, kept) for _ in range(2))
+        shape = (width, settings.vectors, settings.blocks, settings.heads, settings.head_width)
         self.aggregator = Aggregator(
-            AggregatorSettings(
-                width,
-                settings.vectors,
-                settings.blocks,
-                settings.heads,
-                settings.head_width,
-                key_width=settings.key_width,
-                document_score=settings.document_score,
-            )
+            AggregatorSettings(*shape, key_width=settings.key_width, document_score=settings.document_score)
         )
         # Equal at first, so that a question and a document with the same names are alike before anything is learned.
         self.questioner.load_state_dict(self.amortizer.state_dict())
         if settings.document_score:
             self.aggregator.to_query_key.load_state_dict(self.aggregator.to_document_key.state_dict())
         self.readout = nn.LayerNorm(width)  # for training alone
-        self.modulation = PrefixModulation(config, settings.vectors)
+        self.modulation: Modulation
+        if settings.modulation == "prefix":
+            self.modulation = PrefixModulation(config, settings.vectors)
+        else:
+            low_rank = (settings.vectors, settings.rank, settings.target_modules)
+            self.modulation = LowRankModulation(language_model.model, *low_rank)
         self.to(language_model.device)
 
     @property
-    def language_model(self) -> LanguageModel:
-        """The frozen model."""
-        return self.reader.language_model
+    def reader(self) -> Encoder:
+        """What documents are read with."""
+        return self.amortizer
 
     def amortize_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Token rows of document parts -> (N, T, D)."""
-        vectors: Tensor = self.amortizer(*self.reader.states(rows))
+        vectors: Tensor = self.amortizer(rows)
         return vectors
 
     @torch.no_grad()
     def amortize(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         """Vectors (parts, T, D) and keys (parts, Q) of each document, all its parts kept."""
-        parts = [self.reader.parts(text) for text in texts]
+        parts = [self.amortizer.parts(text) for text in texts]
         rows = [row for part in parts for row in part]
         # Neighbours in length share a batch; padding is masked, so only the time depends on it.
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
@@ -92,17 +93,19 @@ class BankNetworks(nn.Module):
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
         """(R, T, D). A question longer than a part is read by its last part, where it asks."""
-        vectors: Tensor = self.questioner(*self.reader.states([self.reader.parts(text)[-1] for text in questions]))
+        vectors: Tensor = self.questioner([self.questioner.parts(text)[-1] for text in questions])
         return vectors
 
     @torch.no_grad()
-    def asked(self, questions: Sequence[str], vectors: Tensor, keys: Tensor, moments: Tensor) -> tuple[Prefix, Tensor]:
-        """The prefix that answers questions from a bank, and shares of attention (R, N)."""
+    def asked(
+        self, questions: Sequence[str], vectors: Tensor, keys: Tensor, moments: Tensor
+    ) -> tuple[Modulated, Tensor]:
+        """What lets the language model answer questions from a bank, and shares of attention (R, N)."""
         asked = self.question_vectors(questions)
         scores = self.aggregator.document_scores(self.aggregator.query_key(asked), keys.float(), moments)
         modulation, shares = self.aggregator.aggregate(asked, vectors, scores)
-        prefix: Prefix = self.modulation(modulation)
-        return prefix, shares
+        modulated: Modulated = self.modulation(modulation)
+        return modulated, shares
 
     def fingerprint(self) -> str:
         """SHA-256 over the networks' weights and the language model's fingerprint: what modulations depend on."""
@@ -117,6 +120,25 @@ class BankNetworks(nn.Module):
         save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
         facts = {"settings": asdict(self.settings), "language_model": self.language_model.fingerprint}
         (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n")
+        self.amortizer.keep(folder)
+
+
+def encoder(language_model: LanguageModel, settings: NetworksSettings, kept: Path | None) -> Encoder:
+    """A fresh encoder of the kind and shape that the settings name."""
+    config = language_model.model.config.get_text_config()
+    width, depth = int(config.hidden_size), int(config.num_hidden_layers)
+    if settings.encoder == "t5":
+        t5 = rebuilt(kept) if kept else pretrained(settings.t5)
+        return T5Encoder(*t5, settings.vectors, width, settings.longest)
+    return StatesEncoder(
+        language_model,
+        (0, *sorted({max(1, depth // 2), depth})),
+        settings.vectors,
+        settings.encoder_width,
+        settings.encoder_layers,
+        settings.encoder_heads,
+        settings.longest,
+    )
 
 
 def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetworks:
@@ -135,17 +157,18 @@ def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetw
             f"give that model with --model, or train networks for this one."
         )
     with_adapter(language_model, folder / ADAPTER)
-    networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]))
+    networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]), kept=folder)
     networks.load_state_dict(state)
     return networks.eval().requires_grad_(False)
 
 
 def saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `BankNetworks.save` left in a folder: its facts, and the weights as float32."""
+    """What `BankNetworks.save` left in a folder: its facts, with all settings, and the weights as float32."""
     if not (folder / SETTINGS).exists() or not (folder / WEIGHTS).exists():
         raise DriftError(f"the folder {folder} holds no bank networks; give one that `driftlm train bank` wrote.")
     weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
-    return json.loads((folder / SETTINGS).read_text()), weights
+    facts = json.loads((folder / SETTINGS).read_text())
+    return facts | {"settings": asdict(NetworksSettings(**facts["settings"]))}, weights
 
 
 def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
@@ -157,7 +180,9 @@ def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
     if held is not None and (not adapter.exists() or held != adapter.resolve()):
         raise DriftError(f"the model in memory holds the adapter of {held.parent} already; load it anew.")
     if adapter.exists() and held is None:
-        merged = PeftModel.from_pretrained(language_model.model, str(adapter)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft asks by the old name
+            merged = PeftModel.from_pretrained(language_model.model, str(adapter)).merge_and_unload()
         language_model.model = merged.requires_grad_(False).eval()
         language_model.model.merged_adapter = adapter.resolve()
     return language_model

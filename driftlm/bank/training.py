@@ -9,20 +9,25 @@ grows with what was learned, and modulations of earlier steps as further distrac
 
 import math
 import random
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from driftlm.bank.batches import Batch, Batches
-from driftlm.bank.modulate import answer_nats
+from driftlm.bank.batches import Batch, Batches, Entries, entries_of
+from driftlm.bank.distillation import divergence
+from driftlm.bank.hierarchy import in_groups
 from driftlm.bank.networks import BankNetworks
+from driftlm.bank.ranks import Ranks
 from driftlm.bank.settings import BankTraining
 from driftlm.errors import DriftError
+from driftlm.models.answers import answer_logits, nats_of
 from driftlm.models.prompting import answer_ids, padded, prompt_ids
 
-LIKEST = 2  # remembered documents that each question brings into the step's attention
+LIKEST = 2  # remembered entries that each question brings into the step's attention
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Progress:
 
     Attributes:
         step: steps taken.
-        bank: documents a question may see, its own included.
+        bank: document parts a question may see, its own included.
         accuracy: running share of answers with every token the likeliest.
     """
 
@@ -42,13 +47,52 @@ class Progress:
 
 @dataclass(frozen=True)
 class Losses:
-    """Means of a step: nats of an answer token, the contrast and the readout; exact answers; attention on the right."""
+    """Means over the questions of a step, and how many of each kind were asked and answered.
+
+    Attributes:
+        nats: of an answer token.
+        contrast: nats of the right document among all.
+        readout: nats of an answer token that is read off the modulation.
+        distill: divergence from the model that has the document in its context, in nats of an answer token.
+        exact: share of answers with every token the likeliest.
+        share: of the attention that is on the right document.
+        asked: questions by kind.
+        right: those of them whose answer is exact.
+    """
 
     nats: float
     contrast: float
     readout: float
+    distill: float
     exact: float
     share: float
+    asked: Counter[str]
+    right: Counter[str]
+
+    @staticmethod
+    def of(terms: Tensor, kinds: Sequence[str]) -> "Losses":
+        """From what each question adds to each mean, (R, 6), and its kind, which may be unknown (empty)."""
+        nats, contrast, readout, distill, exact, share = terms.sum(dim=0).tolist()
+        right = Counter(kind for kind, found in zip(kinds, terms[:, 4].tolist()) if kind and found)
+        return Losses(nats, contrast, readout, distill, exact, share, Counter(filter(None, kinds)), right)
+
+    @staticmethod
+    def mean(several: Sequence["Losses"]) -> "Losses":
+        """Of several steps; kinds are added up."""
+        means = {name: sum(one.means[name] for one in several) / len(several) for name in several[0].means}
+        asked, right = (sum((getattr(one, name) for one in several), Counter[str]()) for name in ("asked", "right"))
+        return Losses(**means, asked=asked, right=right)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """All but the kinds, by name."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Counter)}
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """Share of exact answers by kind, the worst first."""
+        shares = {kind: self.right[kind] / asked for kind, asked in sorted(self.asked.items())}
+        return dict(sorted(shares.items(), key=lambda one: one[1]))
 
 
 @dataclass
@@ -60,12 +104,14 @@ class Trainer:
         settings: how.
         batches: step -> what it sees.
         autocast: whether encoders and language model compute in bfloat16.
+        ranks: the processes that train together.
     """
 
     networks: BankNetworks
     settings: BankTraining
     batches: Batches
     autocast: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -85,72 +131,98 @@ class Trainer:
             loss, losses = self.losses(self.batches(number), random.Random(f"bank {settings.seed} {number}"))
             (loss / settings.accumulate).backward()
             found.append(losses)
+        self.ranks.sum_gradients(self.networks.parameters())
         torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate_at(progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
-        mean = Losses(*(sum(values) / len(found) for values in zip(*(asdict(one).values() for one in found))))
+        mean = Losses.mean(found)
         progress.accuracy = 0.98 * progress.accuracy + 0.02 * mean.exact
         if progress.accuracy > settings.grow and progress.bank < settings.batch + settings.remembered:
             progress.bank, progress.accuracy = 2 * progress.bank, 0.0
         return mean
 
     def losses(self, batch: Batch, generator: random.Random) -> tuple[Tensor, Losses]:
-        """The loss of one batch, and what it is made of."""
-        networks, aggregator = self.networks, self.networks.aggregator
-        device = networks.language_model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            vectors = self.amortized(batch, generator).float()
-            asked = networks.question_vectors(batch.questions).float()
-        documents = len(vectors)
-        bank, moments = self.bank(vectors, batch, generator)
-        query, keys = aggregator.query_key(asked), aggregator.document_key(bank)
-        contrast = self.contrast(query, keys, moments, batch.own) if keys.shape[1] else query.new_zeros(())
-        mask = self.visible(batch, len(bank), generator).to(device)
-        scores = aggregator.document_scores(query, keys, moments, mask)
-        seen = self.attended(scores.detach(), mask, documents)
-        modulation, shares = aggregator(asked, bank[seen], scores[:, seen], mask[:, seen])
-        prefix = networks.modulation(modulation)
-        model = networks.language_model
-        prompts = [prompt_ids(model, question) for question in batch.questions]
-        golds = [answer_ids(model, answer) for answer in batch.answers]
-        readout = self.readout(modulation, golds)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            if self.autocast:
-                prefix = [(k.bfloat16(), v.bfloat16()) for k, v in prefix]
-            nats, there, right = answer_nats(model, prompts, golds, prefix)
-        answer = nats.sum() / there.sum()
-        self.remember(vectors[:documents].detach())
-        newest = torch.tensor([own[-1] for own in batch.own], device=device)
-        places = seen.cumsum(0)[newest] - 1
-        loss = answer + self.settings.contrast * contrast + self.settings.readout * readout
-        return loss, Losses(
-            answer.item(),
-            contrast.item(),
-            readout.item(),
-            (right.sum(1) == there.sum(1)).float().mean().item(),
-            shares.gather(1, places[:, None]).mean().item(),
-        )
+        """This process's part of the loss of one batch, and what all of it is made of.
 
-    def contrast(self, query: Tensor, keys: Tensor, moments: Tensor, own: list[list[int]]) -> Tensor:
-        """-ln of the share of the documents about the question's subject, and -ln of the newest one's share of these.
+        Every process knows the whole batch and draws the same numbers; it reads a share of the documents and asks a
+        share of the questions. A term is divided by what the whole batch has of it, so that the parts add up.
+        """
+        ranks, count, settings = self.ranks, len(batch.questions), self.settings
+        model, entries = self.networks.language_model, entries_of(batch, self.networks.reader.parts)
+        mine = ranks.share(range(count))
+        if not mine:
+            raise DriftError(f"{count} questions a step are fewer than {ranks.count} processes; start fewer.")
+        asking = batch.asking(mine)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.autocast):
+            vectors = self.amortized(entries.rows, generator).float()
+            asked = self.networks.question_vectors(asking.questions).float()
+        modulation, contrast, share = self.fetched(asked, vectors, entries, mine, generator)
+        nats, readout, distill, exact = self.said(asking, modulation)
+        self.remember(vectors.detach())
+        lengths = [len(answer_ids(model, answer)) for answer in batch.answers]
+        tokens, read = sum(lengths), sum(min(length, modulation.shape[1]) for length in lengths)
+        means = [nats / tokens, contrast / count, readout / read, distill / tokens, exact / count, share / count]
+        terms = torch.stack(means, dim=1)
+        weights = terms.new_tensor([1.0, settings.contrast, settings.readout, settings.distill])
+        loss = (weights * terms[:, :4].sum(dim=0)).sum()
+        return loss, Losses.of(ranks.gathered(terms.detach(), mine, count), batch.kinds)
 
-        The first part leaves time out: before documents are told apart, newer ones would only be noise.
+    def fetched(
+        self, asked: Tensor, vectors: Tensor, entries: Entries, mine: list[int], generator: random.Random
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Modulations of questions, their contrasts, and the shares of attention on their right documents.
+
+        Args:
+            asked: (R, T, D).
+            vectors: (N, T, D), of the batch's entries.
+            entries: these.
+            mine: R places of the questions in the batch.
+            generator: of what is drawn for the whole batch.
         """
         aggregator = self.networks.aggregator
-        about = torch.zeros(len(query), len(keys), dtype=torch.bool, device=keys.device)
-        for number, documents in enumerate(own):
-            about[number, documents] = True
-        newest = torch.tensor([documents[-1] for documents in own], device=keys.device)
+        bank, moments = self.bank(vectors, entries.moments, generator)
+        own, newest = (marked(places, len(bank))[mine].to(bank.device) for places in (entries.own, entries.newest))
+        query, keys = aggregator.query_key(asked), aggregator.document_key(bank)
+        contrast = self.contrast(query, keys, moments, own, newest) if keys.shape[1] else query.new_zeros(len(mine))
+        mask = self.visible(entries.own, len(bank), generator)[mine].to(bank.device)
+        scores = aggregator.document_scores(query, keys, moments, mask)
+        seen = self.attended(scores.detach(), mask, len(vectors))
+        modulation, shares = self.aggregated(asked, bank[seen], scores[:, seen], mask[:, seen], generator)
+        return modulation, contrast, (shares * newest[:, seen]).sum(dim=1)
+
+    def said(self, asking: Batch, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Per question: nats, readout and divergence, summed over the tokens of its answer; 1 where that is exact."""
+        model, modulated = self.networks.language_model, self.networks.modulation(modulation)
+        prompts = [prompt_ids(model, question) for question in asking.questions]
+        golds = [answer_ids(model, answer) for answer in asking.answers]
+        readout = self.readout(modulation, golds)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = answer_logits(model, prompts, golds, modulated.to(torch.bfloat16) if self.autocast else modulated)
+            distill = readout.new_zeros(readout.shape)
+            if self.settings.distill:
+                documents = [asking.documents[own[-1]] for own in asking.own]
+                distill = divergence(model, asking.questions, documents, golds, logits)
+        nats, there, right = nats_of(logits, golds)
+        exact = (right.sum(1) == there.sum(1)).float()
+        return nats.sum(1), readout.sum(1), distill.sum(1), exact
+
+    def contrast(self, query: Tensor, keys: Tensor, moments: Tensor, own: Tensor, newest: Tensor) -> Tensor:
+        """-ln of the share of the documents about the question's subject, and -ln of the newest one's share of these.
+
+        The first part leaves time out: before documents are told apart, newer ones would only be noise. (R,); a
+        document's share is that of its parts together.
+        """
+        aggregator = self.networks.aggregator
         timeless = aggregator.document_scores(query, keys, torch.full_like(moments, math.nan)).log_softmax(dim=1)
-        which = timeless.masked_fill(~about, -math.inf).logsumexp(dim=1)
-        scores = aggregator.document_scores(query, keys, moments).masked_fill(~about, -math.inf).log_softmax(dim=1)
-        return -(which + scores.gather(1, newest[:, None])[:, 0]).mean()
+        which = timeless.masked_fill(~own, -math.inf).logsumexp(dim=1)
+        scores = aggregator.document_scores(query, keys, moments).masked_fill(~own, -math.inf).log_softmax(dim=1)
+        return -(which + scores.masked_fill(~newest, -math.inf).logsumexp(dim=1))
 
     def readout(self, modulation: Tensor, answers: list[list[int]]) -> Tensor:
-        """Nats of answer token i under softmax(E LN(modulation_i)), E the model's own output embeddings; the mean.
+        """Nats of answer token i under softmax(E LN(modulation_i)), E the model's own output embeddings; (R, <= T).
 
         The way through the frozen model's layers is long: until it is found, this tells the aggregator what to fetch.
         """
@@ -160,70 +232,79 @@ class Trainer:
         nats = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten().to(logits.device), reduction="none"
         ).view(targets.shape)
-        return (nats * there.to(nats.device)).sum() / there.sum()
+        return nats * there.to(nats.device)
 
-    def amortized(self, batch: Batch, generator: random.Random) -> Tensor:
+    def aggregated(
+        self, asked: Tensor, bank: Tensor, scores: Tensor, mask: Tensor, generator: random.Random
+    ) -> tuple[Tensor, Tensor]:
+        """Modulations and shares of attention: exact, or for a share of the batches by groups in an order by chance."""
+        aggregator, settings = self.networks.aggregator, self.settings
+        if generator.random() >= settings.hierarchical:
+            modulation, shares = aggregator(asked, bank, scores, mask)
+            return modulation, shares
+        order = torch.tensor(generator.sample(range(len(bank)), len(bank)), device=bank.device)
+        scored = scores[:, order] if aggregator.settings.document_score else None
+        modulation, shares, _ = in_groups(aggregator, asked, bank[order], settings.group, scored, mask[:, order])
+        return modulation, shares[:, order.argsort()]
+
+    def amortized(self, rows: list[list[int]], generator: random.Random) -> Tensor:
         """(N, T, D). With backpropagation dropout a random share holds the graph, its gradient scaled up.
 
-        φ̃ = sg(φ) + (N / H)(φ - sg(φ)) for H documents drawn without regard to the questions: the value is φ, and the
+        φ̃ = sg(φ) + (N / H)(φ - sg(φ)) for H entries drawn without regard to the questions: the value is φ, and the
         expected gradient that of all N.
         """
-        networks = self.networks
-        rows = [networks.reader.parts(text)[0] for text in batch.documents]
+        ranks, every = self.ranks, range(len(rows))
         kept = math.ceil(self.settings.kept * len(rows))
-        if kept == len(rows):
-            return networks.amortize_rows(rows)
-        if kept < 2:
+        least = max(ranks.count, 2 if kept < len(rows) else 1)
+        if kept < least:
             raise DriftError(
-                f"--kept {self.settings.kept} leaves {kept} of {len(rows)} documents a gradient; "
-                f"give a share that keeps at least 2."
+                f"--kept {self.settings.kept} leaves {kept} of {len(rows)} document parts a gradient; "
+                f"give a share that keeps at least {least}."
             )
-        chosen = sorted(generator.sample(range(len(rows)), kept))
-        others = sorted(set(range(len(rows))) - set(chosen))
-        return scattered(
-            scaled_gradient(networks.amortize_rows([rows[number] for number in chosen]), len(rows) / kept),
-            self.without_graph([rows[number] for number in others]),
-            torch.tensor([*chosen, *others]),
-        )
+        chosen = sorted(generator.sample(every, kept)) if kept < len(rows) else list(every)
+        others = ranks.share(sorted(set(every) - set(chosen)))
+        places = ranks.share(chosen)
+        made = [scaled_gradient(self.networks.amortize_rows([rows[place] for place in places]), len(rows) / kept)]
+        if others:
+            made.append(self.without_graph([rows[place] for place in others]))
+        return ranks.gathered(torch.cat(made), [*places, *others], len(rows))
 
     @torch.no_grad()
     def without_graph(self, rows: list[list[int]]) -> Tensor:
         """Modulations that hold no graph."""
         return self.networks.amortize_rows(rows)
 
-    def bank(self, vectors: Tensor, batch: Batch, generator: random.Random) -> tuple[Tensor, Tensor]:
+    def bank(self, vectors: Tensor, moments: list[float], generator: random.Random) -> tuple[Tensor, Tensor]:
         """This step's vectors and, once the bank outgrows them, remembered ones; with a moment each."""
-        moments = list(batch.moments)
         wanted = min(len(self.memory), max(0, self.progress.bank - self.settings.batch))
         if wanted:
             vectors = torch.cat([vectors, self.memory[-wanted:].to(vectors)])
-            moments += [generator.random() for _ in range(wanted)]
+            moments = [*moments, *(generator.random() for _ in range(wanted))]
         return vectors, torch.tensor(moments, dtype=torch.float64, device=vectors.device)
 
-    def visible(self, batch: Batch, entries: int, generator: random.Random) -> Tensor:
-        """(R, entries) bool: a question's own documents and others by chance, `progress.bank` in all."""
+    def visible(self, own: list[list[int]], entries: int, generator: random.Random) -> Tensor:
+        """(R, entries) bool: a question's own entries and others by chance, `progress.bank` in all."""
         if self.progress.bank >= entries:
-            return torch.ones(len(batch.own), entries, dtype=torch.bool)
-        mask = torch.zeros(len(batch.own), entries, dtype=torch.bool)
-        for number, own in enumerate(batch.own):
-            mask[number, own] = True
-            others = sorted(set(range(entries)) - set(own))
-            mask[number, generator.sample(others, max(0, min(self.progress.bank - len(own), len(others))))] = True
+            return torch.ones(len(own), entries, dtype=torch.bool)
+        mask = marked(own, entries)
+        for number, places in enumerate(own):
+            others = sorted(set(range(entries)) - set(places))
+            wanted = max(0, min(self.progress.bank - len(places), len(others)))
+            mask[number, generator.sample(others, wanted)] = True
         return mask
 
-    def attended(self, scores: Tensor, mask: Tensor, documents: int) -> Tensor:
-        """(N + M,) bool: visible documents of the step, and of the remembered ones the likest to each question.
+    def attended(self, scores: Tensor, mask: Tensor, entries: int) -> Tensor:
+        """(N + M,) bool: visible entries of the step, and of the remembered ones the likest to each question.
 
         All are scored and supersede each other; attention to thousands would cost more than the rest of the step,
         and what the unlikely ones of them would get is what the contrast holds down.
         """
-        seen = mask.any(dim=0)
-        if scores.shape[1] > documents:
-            likest = scores[:, documents:].topk(min(LIKEST, scores.shape[1] - documents), dim=1).indices + documents
-            near = torch.zeros_like(seen).index_fill(0, likest.flatten(), True)
-            near[:documents] = True
-            seen = seen & near
-        return seen
+        seen = mask.clone()
+        if scores.shape[1] > entries:
+            likest = scores[:, entries:].topk(min(LIKEST, scores.shape[1] - entries), dim=1).indices + entries
+            seen[:, entries:] = False
+            seen = seen.scatter(1, likest, mask.gather(1, likest))
+        return self.ranks.summed(seen.any(dim=0).float()) > 0
 
     def remember(self, vectors: Tensor) -> None:
         """Keep the latest modulations for later banks."""
@@ -242,7 +323,8 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; the length of the training may be another."""
-        before, now = state["settings"], asdict(self.settings)
+        defaults = {field.name: field.default for field in fields(BankTraining)}
+        before, now = defaults | state["settings"], asdict(self.settings)
         other = [name for name in now if name != "steps" and before.get(name) != now[name]]
         if other:
             raise DriftError(
@@ -267,6 +349,14 @@ def scaled_gradient(value: Tensor, factor: float) -> Tensor:
     return constant + factor * (value - constant)
 
 
-def scattered(kept: Tensor, others: Tensor, places: Tensor) -> Tensor:
-    """Rows of both, put where they belong: `places` names those of `kept`, then those of `others`."""
-    return torch.cat([kept, others])[places.argsort().to(kept.device)]
+def marked(places: list[list[int]], entries: int) -> Tensor:
+    """(R, entries) bool: where each question's places are.
+
+    Example:
+        >>> marked([[0], [0, 2]], 3).int().tolist()
+        [[1, 0, 0], [1, 0, 1]]
+    """
+    mask = torch.zeros(len(places), entries, dtype=torch.bool)
+    for number, one in enumerate(places):
+        mask[number, one] = True
+    return mask

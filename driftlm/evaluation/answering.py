@@ -6,16 +6,15 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from driftlm.errors import DriftError
+from driftlm.evaluation.settings import Golds
 from driftlm.evaluation.tally import ENOUGH, FloatArray
 from driftlm.streams.questions import Question
 
-Golds = Literal["all", "shortest"]
-"""Which gold answers count: the best of `all` of them (SQuAD), or the `shortest` one alone (CaMeLS, MAC)."""
 RESAMPLES = 2000
 LEVEL = 0.95
 _DRAWS = 1_000_000  # indices drawn at once, 8 bytes each
@@ -28,7 +27,8 @@ class Answered:
     """A question with the model's answer to it.
 
     `nats` is -ln p of the gold answer given the question, summed over its `tokens`; `weight` the share of the memory's
-    attention that the right document got, where there is one; `seconds` the time that the answer took.
+    attention that the right document got, where there is one; `seconds` the time that the answer took; `cut` whether
+    the document in the context had to be cut.
 
     >>> Answered(Question("Where?", ("Paris",), "a"), "Paris", 1.5, 2, None, 0.1).prediction
     'Paris'
@@ -40,6 +40,7 @@ class Answered:
     tokens: int
     weight: float | None
     seconds: float
+    cut: bool = False
 
 
 def normalized(text: str) -> str:
@@ -62,7 +63,7 @@ def exact_match(prediction: str, answers: Sequence[str], golds: Golds = "all") -
     Source: the evaluation script of SQuAD v1.1, Rajpurkar et al. 2016.
     """
     predicted = normalized(prediction)
-    return any(predicted == normalized(answer) for answer in _counted(answers, golds))
+    return any(predicted == normalized(answer) for answer in counted(answers, golds))
 
 
 def prefix_match(prediction: str, answers: Sequence[str], golds: Golds = "all") -> bool:
@@ -78,7 +79,7 @@ def prefix_match(prediction: str, answers: Sequence[str], golds: Golds = "all") 
     Sources: `exact_match(..., match_length=False)` of github.com/nathanhu0/CaMeLS and github.com/jihoontack/MAC.
     """
     predicted = normalized(prediction)
-    wanted = [normalized(answer) for answer in _counted(answers, golds)]
+    wanted = [normalized(answer) for answer in counted(answers, golds)]
     return any(predicted.startswith(answer) if answer else not predicted for answer in wanted)
 
 
@@ -94,7 +95,7 @@ def f1(prediction: str, answers: Sequence[str], golds: Golds = "all") -> float:
     Source: the evaluation scripts of SQuAD v1.1 and v2.0, Rajpurkar et al. 2016, 2018.
     """
     predicted = normalized(prediction).split()
-    return max(_overlap(predicted, normalized(answer).split()) for answer in _counted(answers, golds))
+    return max(_overlap(predicted, normalized(answer).split()) for answer in counted(answers, golds))
 
 
 def _overlap(predicted: list[str], wanted: list[str]) -> float:
@@ -103,7 +104,12 @@ def _overlap(predicted: list[str], wanted: list[str]) -> float:
     return 2 * (Counter(predicted) & Counter(wanted)).total() / (len(predicted) + len(wanted))
 
 
-def _counted(answers: Sequence[str], golds: Golds) -> Sequence[str]:
+def counted(answers: Sequence[str], golds: Golds) -> Sequence[str]:
+    """The gold answers that count; `DriftError` where there are none.
+
+    >>> counted(("Paris, France", "Paris"), "shortest")
+    ['Paris']
+    """
     answers = [answers] if isinstance(answers, str) else answers  # a lone answer would be read letter by letter
     if not answers:
         raise DriftError("no gold answer was given where at least one is expected; give a list of answers")
@@ -166,8 +172,9 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
     - `em_interval`, `f1_interval`: [low, high], 95 % of resamplings of the documents; None under 5 documents.
     - `nats`: per token of the answers, all nats over all tokens.
     - `weight`: mean attention on the right document over the questions that have one.
-    - `stale`: share of predictions that are the superseded answer, over the questions that have one.
-    - `seconds`: mean per answer.
+    - `changed`, `changed_em`, `stale`: how many questions have a superseded answer, `em` over these, and the share
+      of their predictions that are it.
+    - `cut`: how many documents in the context had to be cut; `seconds`: mean per answer.
     - `kinds`: for every kind that is not empty, in order of appearance, its `questions`, `em`, `f1`, `nats`, `weight`.
 
     >>> one = Answered(Question("Where?", ("Paris",), "a", kind="place"), "Paris, France", 3.0, 2, None, 0.1)
@@ -191,7 +198,10 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
         "em_interval": list(bootstrap_interval(exact, clusters=documents)) if enough else None,
         "f1_interval": list(bootstrap_interval(words, clusters=documents)) if enough else None,
         "weight": whole["weight"],
+        "changed": len(changed),
+        "changed_em": _score(exact_match, changed, golds),
         "stale": _mean([exact_match(one.prediction, [one.question.superseded]) for one in changed]),
+        "cut": len({one.question.document for one in answered if one.cut}),
         "seconds": _mean([one.seconds for one in answered]),
         "kinds": {kind: _means([one for one in answered if one.question.kind == kind], golds) for kind in kinds},
     }

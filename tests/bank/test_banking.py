@@ -8,8 +8,10 @@ import torch
 
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import NetworksSettings
+from driftlm.banking import ask
 from driftlm.cli import main
 from driftlm.models.loading import load
+from driftlm.options import Machine
 from tests.running import tiny_model
 
 SMALL = NetworksSettings(
@@ -65,6 +67,41 @@ def test_an_empty_bank_is_the_plain_model(place: Path, capsys: pytest.CaptureFix
     assert said(capsys, "ask", "What?", "--bank", place / "bank", "--json")["documents"] == []
 
 
+def test_a_bank_is_asked_in_other_ways(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = ["--bank", place / "bank", "--json"]
+    said(capsys, "bank", "add", place / "news.jsonl", *made(place))
+    exact = said(capsys, "ask", "What was it?", *held)
+    beside = said(capsys, "ask", "What was it?", *held, "--aggregation", "nearest", "--size", "2", "--beams", "2")
+    weights = [one["weight"] for one in beside["documents"]]  # type: ignore[attr-defined]
+    assert len(weights) == 3 and weights[0] >= weights[1] > weights[2] == 0
+    groups = ["--aggregation", "hierarchical", "--size"]
+    grouped = said(capsys, "ask", "What was it?", *held, *groups, "2")["documents"]
+    assert sum(one["weight"] for one in grouped) == pytest.approx(1, abs=1e-4)  # type: ignore[attr-defined]
+    assert grouped != exact["documents"] != beside["documents"]
+    found = str(said(capsys, "ask", "What was it?", "--bank", place / "bank", *groups, "9")["out"]).splitlines()
+    assert found[0] == exact["answer"] and len(found) == 4
+    machine = Machine(model=str(place / "llama"))
+    several = list(ask(("What was it?", "Where?"), place / "bank", machine, "", 24))
+    (alone,) = ask(("What was it?",), place / "bank", machine, "", 24)
+    assert several[0]["answer"] == alone["answer"] == exact["answer"] and several[0]["question"] == alone["question"]
+    assert several[0]["nats"] == pytest.approx(alone["nats"], abs=1e-4)
+    for one, other in zip(several[0]["documents"], alone["documents"], strict=True):
+        assert one["id"] == other["id"] and one["weight"] == pytest.approx(other["weight"], abs=1e-5)
+
+
+def test_a_study_takes_its_networks_from_no_bank_that_stands_around(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "made_by.json").write_text(json.dumps({"networks": "nowhere", "model": "nowhere"}))
+    arguments = ["study", "qa", "--documents", "8", "--networks", place / "networks", "--model", place / "llama"]
+    (row,) = said(capsys, *arguments, "--json")["rows"]  # type: ignore[misc]
+    assert row["memory"] == "bank" and row["questions"] == 8
+    assert said(capsys, "study", "qa", "--documents", "8", "--memories", "none")["err"] == ""
+    shown = str(said(capsys, *arguments, "--memories", "none", "bank", "--gold", "shortest", "--beams", "2")["out"])
+    assert shown.split()[0] == "memory" and "golds shortest" in shown and "beams 2" in shown
+
+
 def test_damage_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "bank", "add", place / "news.jsonl", *made(place))
     segment = next((place / "bank").glob("*.safetensors"))
@@ -81,7 +118,12 @@ def test_damage_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["bank"], "say which"),
         (["bank", "forget", "--bank", "nowhere"], "no document was named"),
         (["bank", "expire", "--bank", "nowhere", "--before", "soon"], "give a date"),
+        (["ask", "What?", "--bank", "nowhere", "--aggregation", "nearest"], "--size was 0"),
+        (["ask", "What?", "--bank", "nowhere", "--beams", "0"], "--beams 0; give at least 1"),
         (["study", "qa", "--memories", "bnak", "--documents", "0"], "give at least 1"),
+        (["study", "qa", "--networks", "one", "two"], "--networks named 2 folders; study qa takes one"),
+        (["study", "cost", "--memories", "none"], "about a bank alone; leave out --memories"),
+        (["study", "bank", "--aggregation", "nearest", "--size", "8"], "leave out --aggregation nearest"),
         (["train", "bank", "--out", "x", "--kept", "0"], "--kept was 0"),
     ],
 )

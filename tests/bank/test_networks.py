@@ -1,14 +1,19 @@
 """The networks of a bank: padding never shows, no token is lost, and what was saved is what is loaded."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from driftlm.bank.networks import SETTINGS, TEXTS_AT_A_TIME, WEIGHTS, BankNetworks, load_networks
+from driftlm.bank.low_rank import LowRank
+from driftlm.bank.networks import SETTINGS, TEXTS_AT_A_TIME, WEIGHTS, BankNetworks, load_networks, saved
 from driftlm.bank.settings import NetworksSettings
 from driftlm.errors import DriftError
-from driftlm.models.prompting import tokens
+from driftlm.models.answers import generate
+from driftlm.models.prompting import prompt_ids
 from tests.conformance.build import language_model
 from tests.families import BOS, FAMILIES
 
@@ -55,17 +60,6 @@ def test_the_vectors_of_a_text_do_not_depend_on_longer_ones_beside_it(family: st
     assert (beside[0] - beside[2]).abs().max() > 1e-2 < (asked[0] - asked[1]).abs().max()
 
 
-@pytest.mark.parametrize("words", [0, 1, 7, 23, 24, 46, 47, 100])
-def test_the_parts_of_a_text_hold_all_its_tokens(words: int) -> None:
-    reader = networks().reader
-    text = " ".join(f"w{number}é" for number in range(words))
-    parts = reader.parts(text)
-    assert [token for part in parts for token in part[1:]] == tokens(reader.language_model, f" {text}")
-    assert all(part[0] == BOS and len(part) <= SMALL.longest for part in parts)
-    assert all(len(part) == SMALL.longest for part in parts[:-1])
-    assert len(parts) == 1 or len(parts[-1]) > 1
-
-
 @torch.no_grad()
 def test_documents_keep_their_order_and_the_order_of_their_parts() -> None:
     """More parts than a batch holds, lengths mixed, so that the order by length is another."""
@@ -89,7 +83,7 @@ def test_a_long_question_is_read_by_its_last_part() -> None:
     question = f"{'It rained and rained. ' * 10} Where?"
     last = made.reader.parts(question)[-1]
     assert len(made.reader.parts(question)) > 1
-    assert torch.equal(made.question_vectors([question]), made.questioner(*made.reader.states([last])))
+    assert torch.equal(made.question_vectors([question]), made.questioner([last]))
 
 
 def test_questions_and_documents_are_read_alike_before_training() -> None:
@@ -131,6 +125,67 @@ def test_networks_without_a_document_score_are_saved_and_loaded(tmp_path: Path) 
     ((vectors, keys),) = again.amortize(["It rained."])
     assert again.settings == settings and keys.shape == (1, 0)
     again.asked(["Where?"], vectors, keys, torch.tensor([1.0], dtype=torch.float64))
+
+
+@families
+def test_networks_with_a_lora_are_saved_and_loaded_and_answer(family: str, tmp_path: Path) -> None:
+    settings = replace(SMALL, modulation="lora", rank=2, target_modules="attention")
+    made = networks(family, settings)
+    made.save(tmp_path)
+    again = load_networks(tmp_path, language_model(family))
+    assert again.settings == settings
+    ((vectors, keys),) = made.amortize(["It rained in Paris."])
+    (one, _), (other, _) = (each.asked(QUESTIONS, vectors, keys, torch.zeros(1).double()) for each in (made, again))
+    assert isinstance(one, LowRank) and isinstance(other, LowRank)
+    assert list(one.factors) == list(other.factors)
+    for factors, others in zip(one.factors.values(), other.factors.values(), strict=True):
+        assert factors[0].shape[::2] == (len(QUESTIONS), settings.rank)
+        assert all(map(torch.equal, factors, others))
+    prompts = [prompt_ids(made.language_model, question) for question in QUESTIONS]
+    said = generate(made.language_model, prompts, one, longest=4)
+    assert said == generate(again.language_model, prompts, other, longest=4)
+    assert said != generate(made.language_model, prompts, None, longest=4)
+
+
+def test_networks_saved_before_a_setting_existed_have_its_default(tmp_path: Path) -> None:
+    made = networks()
+    made.save(tmp_path)
+    facts = json.loads((tmp_path / SETTINGS).read_text())
+    for name in ("encoder", "t5", "modulation", "rank", "target_modules"):
+        del facts["settings"][name]
+    (tmp_path / SETTINGS).write_text(json.dumps(facts))
+    assert load_networks(tmp_path, language_model("llama")).fingerprint() == made.fingerprint()
+    assert saved(tmp_path)[0]["settings"] == asdict(SMALL)
+
+
+def test_weights_keep_the_names_that_saved_networks_have() -> None:
+    names = set(networks().state_dict())
+    encoder = {name.removeprefix("amortizer.") for name in names if name.startswith("amortizer.")}
+    assert {"norms.0.weight", "into.weight", "learned", "norm.weight", "out.bias"} < encoder
+    assert {f"questioner.{name}" for name in encoder} < names
+    assert {name.split(".")[0] for name in names} == {"amortizer", "questioner", "aggregator", "readout", "modulation"}
+    modulation = {name.removeprefix("modulation.") for name in names if name.startswith("modulation.")}
+    linear = {f"feed_forward.{number}.{kind}" for number in (0, 2) for kind in ("weight", "bias")}
+    norms = {f"{norm}.{kind}" for norm in ("norm", "last") for kind in ("weight", "bias")}
+    assert modulation == linear | norms | {"out.weight", "place"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"vectors": 0}, "vectors was 0; give at least 1"),
+        ({"rank": -1}, "rank was -1; give at least 1"),
+        ({"longest": 1}, "longest was 1; give at least 2"),
+        ({"encoder_width": 10, "encoder_heads": 4}, "give a width that the heads divide"),
+        ({"encoder": "t5"}, "name a folder of a T5 with the encoder t5"),
+        ({"t5": "some/t5"}, "and none with states"),
+        ({"encoder": "t6", "t5": "some/t5"}, "give states or t5, and prefix or lora"),
+        ({"modulation": "adapter"}, "give states or t5, and prefix or lora"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(DriftError, match=message):
+        NetworksSettings(**wrong)
 
 
 def test_networks_of_another_language_model_are_refused(tmp_path: Path) -> None:

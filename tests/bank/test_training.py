@@ -4,26 +4,26 @@ import io
 import itertools
 import math
 import random
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.backpropagation_dropout import saved_for_documents
 from driftlm.bank import training
-from driftlm.bank.batches import Batch, Batches, fact_batches, stream_batches
+from driftlm.bank.batches import Batch, Batches, entries_of, fact_batches
 from driftlm.bank.networks import BankNetworks
+from driftlm.bank.ranks import Ranks
 from driftlm.bank.settings import BankTraining, NetworksSettings
 from driftlm.bank.training import Trainer
 from driftlm.errors import DriftError
-from driftlm.streams.documents import Document
-from driftlm.streams.questions import Question, QuestionStream
 from tests.conformance.build import language_model
 
 SMALL = NetworksSettings(
     vectors=4, encoder_width=16, encoder_layers=1, encoder_heads=2, blocks=1, heads=2, head_width=8, key_width=8
 )
+ALONE = Ranks()
 PLACES = ["Oslo", "Rome", "Bern", "Paris"]
 FIXED = Batch(
     documents=[f"The {what} was seen in {place}." for what, place in zip(("hat", "red bat", "cat", "old rat"), PLACES)],
@@ -35,12 +35,12 @@ FIXED = Batch(
 )
 
 
-def trainer(batches: Batches = lambda step: FIXED, **settings: Any) -> Trainer:
+def trainer(batches: Batches = lambda step: FIXED, ranks: Ranks = ALONE, **settings: Any) -> Trainer:
     torch.manual_seed(0)
     model = language_model("llama")
     model.model.requires_grad_(False)
     chosen: dict[str, Any] = {"steps": 6, "batch": 4, "warm_up": 1, "remembered": 8} | settings
-    return Trainer(BankNetworks(model, SMALL), BankTraining(**chosen), batches)
+    return Trainer(BankNetworks(model, SMALL), BankTraining(**chosen), batches, ranks=ranks)
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Chosen(random.Random):
 def linear_gradient(one: Trainer, weights: Tensor, subset: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The gradient of a loss linear in the modulations, and the modulations."""
     one.networks.zero_grad()
-    vectors = one.amortized(FIXED, Chosen(subset))
+    vectors = one.amortized(entries_of(FIXED, one.networks.reader.parts).rows, Chosen(subset))
     (weights * vectors).sum().backward()
     return torch.cat([weight.grad.flatten() for weight in one.networks.amortizer.parameters()]), vectors.detach()
 
@@ -98,7 +98,7 @@ def test_unscaled_backpropagation_dropout_would_have_half_the_gradient(monkeypat
 
 def test_documents_without_a_gradient_are_those_not_chosen() -> None:
     one = trainer(kept=0.5)
-    vectors = one.amortized(FIXED, Chosen((3, 1)))
+    vectors = one.amortized(entries_of(FIXED, one.networks.reader.parts).rows, Chosen((3, 1)))
     for number in range(4):
         one.networks.zero_grad()
         vectors[number].sum().backward(retain_graph=True)
@@ -107,8 +107,24 @@ def test_documents_without_a_gradient_are_those_not_chosen() -> None:
 
 
 def test_a_share_that_keeps_fewer_than_two_documents_is_refused() -> None:
-    with pytest.raises(DriftError, match="--kept 0.25 leaves 1 of 4 documents a gradient; give a share that keeps"):
+    with pytest.raises(
+        DriftError, match="--kept 0.25 leaves 1 of 4 document parts a gradient; give a share that keeps"
+    ):
         trainer(kept=0.25).step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hierarchical": 1.5}, "--hierarchical was 1.5 and --group 16; give a share"),
+        ({"group": 1}, "--hierarchical was 0.0 and --group 1; .* groups of at least 2"),
+        ({"distill": -0.1}, "--distill -0.1 were given; give weights of at least 0"),
+        ({"kept": 0}, "--kept was 0; give a share of the document parts"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DriftError, match=message):
+        BankTraining(**given)
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.5])
@@ -130,7 +146,7 @@ def test_a_resumed_training_is_the_one_that_never_stopped(kept: float, accumulat
     second.restore(state)
     assert second.progress.bank == 8 > second.settings.batch and len(second.memory) == 8
     found += [second.step() for _ in range(3)]
-    assert found == expected and all(math.isfinite(value) for one in found for value in asdict(one).values())
+    assert found == expected and all(math.isfinite(value) for one in found for value in one.means.values())
     assert second.progress == whole.progress and whole.progress.step == 6
     assert torch.equal(second.memory, whole.memory)
     weights = zip(second.networks.state_dict().values(), whole.networks.state_dict().values(), strict=True)
@@ -147,6 +163,17 @@ def test_a_checkpoint_of_other_settings_is_refused_and_a_longer_training_accepte
     longer.restore(state)
     assert longer.progress == one.progress and longer.settings.steps == 60
     longer.step()
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default() -> None:
+    one = trainer()
+    one.step()
+    state = through_a_file(one.state())
+    for name in ("distill", "hierarchical", "group"):
+        del state["settings"][name]
+    trainer().restore(state)
+    with pytest.raises(DriftError, match="the checkpoint was made with distill 0.0, not 0.5; give the same settings"):
+        trainer(distill=0.5).restore(state)
 
 
 def test_the_bank_doubles_up_to_what_is_remembered() -> None:
@@ -175,8 +202,7 @@ OWN = [[0], [1, 2], [3], [4, 5, 6]]
 def masks(bank: int, entries: int = 10) -> list[Tensor]:
     one = trainer()
     one.progress.bank = bank
-    batch = Batch([], [], [], [], OWN, [])
-    return [one.visible(batch, entries, random.Random(seed)) for seed in range(30)]
+    return [one.visible(OWN, entries, random.Random(seed)) for seed in range(30)]
 
 
 @pytest.mark.parametrize("bank", [1, 2, 4, 7, 9, 10, 16])
@@ -221,48 +247,8 @@ def test_every_weight_of_the_networks_learns() -> None:
     assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
 
 
-def test_batches_of_facts_follow_from_the_step_alone() -> None:
-    batches = fact_batches(4, 5)
-    first = [batches(step) for step in range(4)]
-    random.seed(7)
-    assert [batches(step) for step in (3, 2, 1, 0)] == first[::-1]
-    assert [fact_batches(4, 5)(step) for step in range(4)] == first
-    assert first[0] != first[1] and fact_batches(4, 6)(0) != first[0]
-
-
-def test_of_two_documents_about_a_subject_the_newer_one_comes_last() -> None:
-    batch = fact_batches(16, 5, changed=1.0, distracting=0.25)(0)
-    assert len(batch.documents) == len(batch.moments) == 2 * 16 + 4
-    assert all(len(own) == 2 and batch.moments[own[0]] < batch.moments[own[1]] for own in batch.own)
-    assert sorted(place for own in batch.own for place in own) == list(range(32))
-    for answer, own in zip(batch.answers, batch.own, strict=True):
-        assert answer in batch.documents[own[-1]] and answer not in batch.documents[own[0]]
-
-
-def stream(count: int, asked: int) -> QuestionStream:
-    documents = tuple(Document(str(number), f"Text {number}.") for number in range(count))
-    questions = tuple(
-        Question(f"What is {number} {which}?", (f"A{number}", f"B{number}"), str(number))
-        for number in range(asked)
-        for which in range(2)
-    )
-    return QuestionStream(documents, questions)
-
-
-@pytest.mark.parametrize(("count", "asked"), [(1, 1), (5, 1), (2, 0)])
-def test_a_stream_with_fewer_than_two_documents_with_questions_is_refused(count: int, asked: int) -> None:
-    with pytest.raises(DriftError, match=f"the stream has {asked} documents with questions; training needs at least 2"):
-        stream_batches(stream(count, asked), 4, 0)
-
-
-def test_batches_of_a_stream_ask_each_document_once_and_keep_its_time() -> None:
-    batches = stream_batches(stream(8, 6), 4, 0)
-    for step in range(8):
-        batch = batches(step)
-        assert batch == batches(step) and batch.own == [[0], [1], [2], [3]]
-        names = [text.split()[1].rstrip(".") for text in batch.documents]
-        assert len(set(names)) == 4 and all(int(name) < 6 for name in names)
-        assert batch.moments == [int(name) / 8 for name in names]
-        assert [question.split()[2] for question in batch.questions] == names
-        assert all(answer[1:] == name for answer, name in zip(batch.answers, names, strict=True))
-    assert len(stream_batches(stream(3, 3), 9, 0)(0).documents) == 3
+def test_backpropagation_dropout_keeps_a_share_of_what_backward_needs() -> None:
+    one = trainer()
+    rows = [row for number in range(16) for row in one.networks.reader.parts(f"Text {number % 10}. " * 8)]
+    every, few = (saved_for_documents(one.networks, rows, kept) for kept in (1.0, 0.25))
+    assert 0.2 * every < few < 0.3 * every

@@ -195,7 +195,10 @@ def test_a_summary_by_hand() -> None:
         "em_interval": None,  # of two documents
         "f1_interval": None,
         "weight": pytest.approx(0.3),
+        "changed": 2,
+        "changed_em": 0.5,
         "stale": 0.5,
+        "cut": 0,
         "seconds": 0.5,
         "kinds": {
             "place": {"questions": 2, "em": 0.5, "f1": 0.5, "nats": 9 / 4, "weight": 0.5},
@@ -214,8 +217,11 @@ def test_a_summary_has_intervals_over_documents() -> None:
 
 
 def test_a_summary_follows_the_golds() -> None:
-    both = Answered(Question("Where?", ("Paris, France", "Paris"), "a"), "Paris, France", 1.0, 1, None, 0.1)
-    assert (summarized([both])["em"], summarized([both], "shortest")["em"]) == (1, 0)
+    asked = Question("Where?", ("Paris, France", "Paris"), "a", superseded="Rome")
+    both = Answered(asked, "Paris, France", 1.0, 1, None, 0.1)
+    for golds, wanted in (("all", 1), ("shortest", 0)):
+        found = summarized([both], golds)  # type: ignore[arg-type]
+        assert (found["em"], found["changed_em"]) == (wanted, wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Several processes that train one bank: each reads and asks its share, and every question sees every document.
+
+Letters: N rows of all processes together.
+
+`accelerate launch` and `torchrun` start the processes and tell each its number by environment variables. What they send
+each other is sums alone, which torch has: a wrapper that averages the gradients of separate losses, as accelerate's,
+would not do, for the loss of one process's question has gradients in the documents of all others.
+"""
+
+import atexit
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Row = TypeVar("Row")
+PATIENCE = timedelta(hours=2)  # while the first process answers held-out questions, the others wait
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among those that train together; alone, nothing is sent.
+
+    Attributes:
+        number: of this process, from 0.
+        count: of all.
+
+    Example:
+        >>> Ranks(number=1, count=2).share("abcde")
+        ['b', 'd']
+        >>> Ranks().gathered(torch.tensor([[7.0], [8.0]]), [1, 0], 2).tolist()
+        [[8.0], [7.0]]
+    """
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process logs, checks and writes."""
+        return self.number == 0
+
+    def share(self, rows: Sequence[Row]) -> list[Row]:
+        """What this process takes of what all know."""
+        return list(rows[self.number :: self.count])
+
+    def summed(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in each of them."""
+        if self.count == 1:
+            return value
+        result: Tensor = Summed.apply(value)
+        return result
+
+    def gathered(self, rows: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """(N, ...): the rows of every process at their places; gradients come back to the process that made a row."""
+        index = torch.tensor(places, device=rows.device)
+        return self.summed(rows.new_zeros(count, *rows.shape[1:]).index_copy(0, index, rows))
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The gradient of the sum of all processes' losses, in each of them."""
+        for parameter in parameters if self.count > 1 else ():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+
+
+class Summed(torch.autograd.Function):
+    """Sum over processes. The loss is the sum of theirs, so that an addend's gradient is the sum of theirs as well."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """Of values of one shape."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Every process has its own part of the loss."""
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def joined(device: str) -> tuple[Ranks, str]:
+    """Join the processes that this one was started with; with the device of this one, `cuda` being one each."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks(), device
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    atexit.register(dist.destroy_process_group)
+    return Ranks(dist.get_rank(), count), device
