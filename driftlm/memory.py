@@ -4,7 +4,7 @@ A memory is added by writing a class with these verbs and naming it in `MEMORIES
 `driftlm.memories` of another package); the conformance tests find it there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from driftlm.errors import DriftError
+from driftlm.models.modulated import Modulated
 from driftlm.streams.windows import Window, Windows
 
 
@@ -33,6 +34,19 @@ class Event:
     message: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a memory says to a question.
+
+    Attributes:
+        text: the answer.
+        documents: ids of documents it rests on and the share of each, the largest first.
+    """
+
+    text: str
+    documents: tuple[tuple[str, float], ...] = ()
+
+
 @dataclass
 class Counts:
     """What a memory did since the stream began."""
@@ -50,11 +64,17 @@ class Memory(Protocol):
         windows: the grid this memory wants its documents cut by.
         counts: updates, rollbacks and the like so far.
         events: what is to be said of the latest scored window.
+        meta_trained: whether how it learns was learned itself, so that random examples only change scores.
     """
 
+    meta_trained: bool
     windows: Windows
-    counts: Counts
-    events: tuple[Event, ...]
+
+    @property
+    def counts(self) -> Counts: ...
+
+    @property
+    def events(self) -> tuple[Event, ...]: ...
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """`[BOS, x1 ... xn]` and where each token ends in the source (UTF-8 bytes)."""
@@ -97,7 +117,8 @@ class Memory(Protocol):
 
         Each makes a memory of a tiny `LanguageModel`, a grid, a folder for files it may need, and `idle`: whether the
         memory is to learn nothing (rate 0, an index that stays empty) and so to score as the static model does. When
-        not idle, it must score a text that repeats itself better than the static model.
+        not idle, it must score a document that repeats itself, read twice, better than the static model; one that is
+        `meta_trained` must score it otherwise.
         """
         ...
 
@@ -105,7 +126,79 @@ class Memory(Protocol):
 Example = Callable[[Any, Windows, Path, bool], Memory]
 
 
-MEMORIES = {"weights": "driftlm.weights.dynamic:WeightMemory"}
+@dataclass(frozen=True)
+class Supply:
+    """What helps with R questions.
+
+    Attributes:
+        texts: to be read before each question; empty where there is none.
+        modulated: what changes the model for each, or None.
+        documents: per question, ids and the share of each, the largest first.
+    """
+
+    texts: list[str]
+    modulated: Modulated | None
+    documents: list[list[tuple[str, float]]]
+
+    @staticmethod
+    def of(several: "Sequence[Supply]", questions: int) -> "Supply":
+        """What some sources supply, put together: texts one after the other, documents of the first that names any."""
+        texts, documents = [""] * questions, list[list[tuple[str, float]]]([[] for _ in range(questions)])
+        modulated: Modulated | None = None
+        for one in several:
+            texts = [
+                f"{before}\n{text}" if before and text else before or text for before, text in zip(texts, one.texts)
+            ]
+            documents = [named or others for named, others in zip(documents, one.documents)]
+            modulated = modulated or one.modulated
+        return Supply(texts, modulated, documents)
+
+
+class Source(Protocol):
+    """Knows the documents that were read, and supplies what helps with a question; learns by storing alone.
+
+    Attributes:
+        language_model: the frozen one that it works for.
+        positions: most positions that what it supplies takes before a text.
+        modulates: whether it changes the model.
+        meta_trained: as of `Memory`.
+        documents: ids of what it holds, the oldest first.
+    """
+
+    language_model: Any
+    positions: int
+    modulates: bool
+    meta_trained: bool
+
+    @property
+    def documents(self) -> Sequence[str]: ...
+
+    def add(self, document: str, text: str) -> None:
+        """Keep a document as the newest, in place of an earlier one of its id."""
+        ...
+
+    def drop(self, document: str) -> None:
+        """Be as if the document had never been added."""
+        ...
+
+    def supply(self, questions: Sequence[str]) -> Supply:
+        """What helps with some questions; asked only when it holds something."""
+        ...
+
+    def reset(self) -> None:
+        """Hold nothing."""
+        ...
+
+    def state(self) -> State:
+        """Everything that it supplies depends on besides its settings."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on exactly where `state` was taken."""
+        ...
+
+
+MEMORIES = {"weights": "driftlm.weights.dynamic:WeightMemory", "bank": "driftlm.composed:BankMemory"}
 
 
 def memory_class(name: str) -> Any:

@@ -24,21 +24,24 @@ LONGEST_FILE = 400  # lines
 REFUSED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 # What each part of the package may import of the others. Imports point one way:
-# streams, models <- weights, bank, context <- evaluation <- runs <- what a verb does <- cli.
-GROUND = {"errors", "streams", "models"}
+# streams, models <- weights, bank, context <- composed <- evaluation <- runs <- what a verb does <- cli.
+GROUND = {"errors", "durable", "streams", "models"}
 MEMORIES = GROUND | {"memory"}
-MEASURES = MEMORIES | {"weights", "bank", "context"}
+COMPOSED = MEMORIES | {"weights", "bank", "context"}
+MEASURES = COMPOSED | {"composed"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
 VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "serve"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "durable": set(),
     "streams": GROUND,
     "models": GROUND,
-    "memory": {"errors", "streams"},
+    "memory": GROUND,
     "weights": MEMORIES,
     "bank": MEMORIES,
     "context": MEMORIES,
+    "composed": COMPOSED,
     "evaluation": MEASURES,
     "runs": RECORDED,
     "snapshots": RECORDED,

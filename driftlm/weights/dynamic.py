@@ -16,7 +16,8 @@ from driftlm.errors import Diverged, DriftError
 from driftlm.memory import Counts, Event, Example, State
 from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.loading import LanguageModel, load, refuse_long_context
-from driftlm.models.scoring import Forward, Scorer
+from driftlm.models.modulated import Before
+from driftlm.models.scoring import NOTHING, Forward, Scorer
 from driftlm.models.trainable import Trainable, choose
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
@@ -63,6 +64,9 @@ class WeightMemory:
         0
     """
 
+    meta_trained = False
+    room = 0  # positions that stay free before a document's cache, for what another memory puts there
+
     def __init__(
         self,
         model: LanguageModel | str | Path | None = None,
@@ -88,7 +92,7 @@ class WeightMemory:
         self.guard: Guard | None = None
         if self.rule is not None and self.learning.guard == "on":
             self.guard = Guard(self.parameters, self.rule, self.prior.values, self.language_model.vocabulary)
-        self.cache = KeyValues() if self.rotary else None
+        self.cache = self.empty_cache()
         self.windows_read = 0
         self.waiting = 0  # new tokens whose gradient waits for its step
         self.scored: Scored | None = None
@@ -107,6 +111,10 @@ class WeightMemory:
         rule: Rule = rule_class(settings.rule)(self.parameters, self.prior.values, numbers)
         return rule
 
+    def empty_cache(self) -> KeyValues | None:
+        """At the start of a document."""
+        return KeyValues((), -self.room) if self.rotary else None
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """Tokens of a document and where each ends, as `LanguageModel.encode`."""
         return self.language_model.encode(text)
@@ -117,20 +125,28 @@ class WeightMemory:
 
     # ---- score, then learn ------------------------------------------------------------------------------------------
 
-    def score(self, window: Window) -> Tensor:
-        """Nats of each new token, (S,) float32, by the parameters as they stand."""
+    def score(self, window: Window, before: Before = NOTHING) -> Tensor:
+        """Nats of each new token, (S,) float32, by the parameters as they stand.
+
+        What another memory puts before the window's text takes its tokens out of the context.
+        """
         if self.scored is not None and self.scored.window == window:
             return self.scored.nats
         cache = self.rotary.before(self.cache, window) if self.rotary and self.cache else None
+        fed = window
+        if before.tokens:
+            left = self.windows.context - len(before.tokens)
+            fed = replace(window, inputs=window.inputs[-max(left, window.new) :])
+            cache = None if cache is None else cache.trimmed(max(left - self.windows.stride, 0))
         with torch.set_grad_enabled(self.learns_next()):
-            forward = self.scorer.forward(window, cache)
+            forward = self.scorer.forward(fed, cache, before)
         nats, bad, events = forward.nats.detach(), False, []
         if self.guard is not None:
-            bad = self.guard.is_bad(nats, forward.finite, lambda: self.prior_nats(window))
+            bad = self.guard.is_bad(nats, forward.finite, lambda: self.prior_nats(fed, before))
             lost = int((~forward.finite).sum()) if bad else 0
             if lost:
                 # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
-                nats = torch.where(forward.finite, nats, self.prior_nats(window))
+                nats = torch.where(forward.finite, nats, self.prior_nats(fed, before))
                 events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
             if self.guard.would_go_back(bad):
                 events.append(
@@ -155,7 +171,7 @@ class WeightMemory:
         if forward.cache is not None:
             self.cache = forward.cache.trimmed(self.windows.context - self.windows.stride)
         if self.guard is not None and self.guard.saw(bad):
-            self.cache = KeyValues() if self.rotary else None
+            self.cache = self.empty_cache()
             self.drop_gradients()
             self.counts.rollbacks += 1
         elif learns:
@@ -171,7 +187,7 @@ class WeightMemory:
         """Step leftovers, drop the cache, and go back to the prior where that was asked for."""
         if self.waiting:
             self.step()
-        self.cache, self.scored = KeyValues() if self.rotary else None, None
+        self.cache, self.scored = self.empty_cache(), None
         if self.learning.reset == "document":
             self.reset()
 
@@ -208,10 +224,10 @@ class WeightMemory:
             parameter.grad = None
         self.waiting = 0
 
-    def prior_nats(self, window: Window) -> Tensor:
+    def prior_nats(self, window: Window, before: Before) -> Tensor:
         """What the prior says of a window, from its inputs alone: a cache made by diverged parameters is no witness."""
         with torch.no_grad(), self.prior.in_force():
-            return self.scorer.forward(window).nats
+            return self.scorer.forward(window, before=before).nats
 
     # ---- reset, state -----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ PLACES = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") 
 RULES: dict[str, dict[str, Any]] = {
     "sgd": {"learning_rate": 0.05},
     "momentum": {"learning_rate": 0.01, "momentum": 0.8},
-    "adam": {"rule": "adam", "learning_rate": 5e-4},
+    "adam": {"rule": "adam", "learning_rate": 2e-4},
     "rms": {"rule": "rms", "learning_rate": 1e-3, "decay": 0.02, "epsilon": 1e-3},
 }
 
