@@ -101,7 +101,7 @@ class BankTraining:
     hierarchical: float = 0.0
     group: int = 16
     kept: float = 1.0
-    remembered: int = 1024
+    remembered: int = 0
     bank: int = 1
     grow: float = 0.7
     accumulate: int = 1
