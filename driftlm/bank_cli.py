@@ -8,65 +8,11 @@ from typing import Any, Literal
 
 import tyro
 
-from driftlm.bank.settings import Aggregation, BankTraining, NetworksSettings, Way
+from driftlm.bank.settings import Aggregation, Way
 from driftlm.errors import DriftError
-from driftlm.evaluation.settings import Asking, Golds
 from driftlm.options import Machine
 
 Files = tyro.conf.Positional[tuple[str, ...]]
-
-
-def train(
-    what: tyro.conf.Positional[Literal["bank"]],
-    machine: Machine,
-    networks: NetworksSettings,
-    training: BankTraining,
-    *,
-    out: str,
-    stream: str = "facts",
-    reader: str = "",
-    start: str = "",
-    autocast: bool = False,
-    log: int = 25,
-    check: int = 100,
-) -> int:
-    """Meta-train the networks of a bank around a frozen model; the same command goes on after a stop.
-
-    On several devices each takes a share of every batch: `accelerate launch --multi_gpu -m driftlm train bank ...`, or
-    `torchrun --nproc-per-node 2 -m -- driftlm train bank ...`.
-
-    Args:
-        what: a bank is all there is to train.
-        machine: which model.
-        networks: their shapes.
-        training: how they learn.
-        out: folder for checkpoints, the log and the networks.
-        stream: `facts`, or a file of documents with questions (SQuAD JSON, JSONL, CSV).
-        reader: a PEFT adapter that teaches the model to answer from a document; part of the networks from then on.
-        start: a folder of networks to begin with instead of random ones.
-        autocast: compute encoders and model in bfloat16.
-        log: steps between lines.
-        check: steps between checkpoints, with answers to held-out questions.
-    """
-    from driftlm.training import train as train_bank
-
-    if min(log, check) < 1:
-        raise DriftError(f"--log was {log} and --check {check}; give at least 1 of each.")
-    last = train_bank(
-        machine,
-        networks,
-        training,
-        stream=stream,
-        out=Path(out),
-        reader=reader,
-        start=start,
-        autocast=autocast,
-        log=log,
-        check=check,
-    )
-    if last is not None:  # of several processes, one speaks
-        print(f"the {what}'s networks: {out}")
-    return 0
 
 
 def ask(
@@ -153,7 +99,8 @@ def listing(bank: str, json: bool = False) -> int:
         show({"bank": bank, "documents": rows})
         return 0
     for row in rows:
-        print(f"{row['id']}  {row['time'] or '-'}  {row['parts']} parts  {row['bytes']:,} bytes")
+        unclear = " (not understood)" if row["time"] and row["moment"] is None else ""
+        print(f"{row['id']}  {row['time'] or '-'}{unclear}  {row['parts']} parts  {row['bytes']:,} bytes")
     print(f"{len(rows):,} documents")
     return 0
 
@@ -254,61 +201,6 @@ def compact(bank: str, json: bool = False) -> int:
     with BankStore.open(bank) as store:
         store.compact()
         return said({"bank": bank, "documents": len(store)}, json)
-
-
-def study(
-    what: tyro.conf.Positional[Literal["qa", "retention", "bank", "cost"]],
-    machine: Machine,
-    *,
-    stream: str = "facts",
-    memories: tuple[str, ...] = ("bank",),
-    networks: tuple[str, ...] = (),
-    documents: int = 1665,
-    questions: int = 0,
-    seed: int = 0,
-    beams: int = 1,
-    gold: Golds = "all",
-    aggregation: Way = "exact",
-    size: int = 0,
-    json: bool = False,
-) -> int:
-    """Measure memories that answer: adapt on a whole stream, then ask.
-
-    Args:
-        what: `qa`; `retention` of the first 200 documents' answers as more arrive; `bank`: its ways of aggregation and
-            what it does for running text, for one or several networks; `cost` of banks of growing size.
-        machine: which model.
-        stream: `facts`, or a file of documents with questions.
-        memories: for `qa`, of `none`, `context` (the right document as text), `one` (a bank of the right document) and
-            `bank`.
-        networks: folder of the bank's networks, several for `bank`; the bundled ones by default.
-        documents: how many of the stream; the largest bank of `cost`.
-        questions: at most so many (`qa` and `bank`); 0 for all.
-        seed: of the stream of facts, and of the sample where a file has more documents, or there are more questions.
-        beams: of the search for an answer; 1 is greedy.
-        gold: compare with the best of `all` gold answers, or with the `shortest` alone.
-        aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
-            or to a bank made smaller first.
-        size: entries attended to, of a group, or of the smaller bank.
-        json: one JSON object on stdout.
-    """
-    from driftlm.evaluation.tables import show_rows
-    from driftlm.studying import studied
-
-    rows = studied(
-        what,
-        machine,
-        stream=stream,
-        memories=memories,
-        networks=networks,
-        documents=documents,
-        questions=questions,
-        seed=seed,
-        asking=Asking(beams, gold),
-        aggregation=Aggregation(aggregation, size, seed),
-    )
-    show({"rows": rows}) if json else show_rows(rows)
-    return 0
 
 
 def said(facts: dict[str, Any], as_json: bool) -> int:

@@ -1,6 +1,5 @@
 """The verbs `bank` and `ask`: a bank that is kept in a folder, taught documents and asked questions."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
@@ -14,26 +13,17 @@ from driftlm.bank.modulations import Addition, Facts
 from driftlm.bank.networks import BankNetworks, load_networks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.bank.store import BankStore
-from driftlm.durable import write_atomically
 from driftlm.errors import DriftError
 from driftlm.models.answers import answer_nats, generate
-from driftlm.models.loading import load
+from driftlm.models.loading import LanguageModel, load
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.options import Machine
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.moments import moment_of
 
 BUNDLED = Path(__file__).parent / "bank" / "bundled"
-MADE_BY = "made_by.json"  # which model and networks, by folder
 AT_A_TIME = 64  # documents between two acknowledgements
 SHOWN = 5  # documents named with an answer
-
-
-def networks_for(folder: Path, machine: Machine, networks: str) -> BankNetworks:
-    """The networks of a bank: those given, those it was made with, or the bundled ones."""
-    kept: dict[str, str] = json.loads((folder / MADE_BY).read_text()) if (folder / MADE_BY).exists() else {}
-    model = machine.model or kept.get("model", "")
-    return networks_at(replace(machine, model=model), networks or kept.get("networks", ""))
 
 
 def networks_at(machine: Machine, place: str) -> BankNetworks:
@@ -55,19 +45,37 @@ def add(
     files: tuple[str, ...], folder: Path, machine: Machine, networks: str, *, stdin: Any, half: bool
 ) -> Iterator[list[str]]:
     """Teach a bank documents, making it where there is none; yields the ids that are on disk now, some at a time."""
-    made = networks_for(folder, machine, networks)
-    if (folder / "bank.sqlite").exists():
-        with BankStore.open(folder) as held:
-            dtype = held.facts.dtype
-        store = BankStore.open(folder, facts_of(made, dtype))
-    else:
-        store = BankStore.create(folder, facts_of(made, "float16" if half else "float32"))
-        places = {"networks": resolved(networks), "model": resolved(machine.model)}
-        write_atomically(folder / MADE_BY, lambda partial: partial.write_text(json.dumps(places) + "\n"))
+    documents = iter(read_documents(files, stdin=stdin))
+    some = list(islice(documents, AT_A_TIME))  # what cannot be read leaves no bank behind
+    store, made = opened(folder, machine, networks) if BankStore.there(folder) else (None, None)
+    if store is None or made is None:
+        store, made = created(folder, machine, networks, half)
+    if half and store.facts.dtype != "float16":
+        raise DriftError(f"--half was given, but the bank {folder} keeps float32 already; leave --half out.")
     with store:
-        documents = iter(read_documents(files, stdin=stdin))
-        while some := list(islice(documents, AT_A_TIME)):
+        while some:
             yield taught(store, made, some)
+            some = list(islice(documents, AT_A_TIME))
+
+
+def opened(folder: Path, machine: Machine, networks: str) -> tuple[BankStore, BankNetworks]:
+    """A bank and the networks for it: those given, those it was made with, or the bundled ones."""
+    with BankStore.open(folder) as held:
+        facts = held.facts
+    made = networks_at(replace(machine, model=machine.model or facts.model), networks or facts.place)
+    return BankStore.open(folder, facts_of(made, facts.dtype)), made
+
+
+def created(folder: Path, machine: Machine, networks: str, half: bool) -> tuple[BankStore, BankNetworks]:
+    """A new bank and its networks; the bank as it is where another process was faster."""
+    made = networks_at(machine, networks)
+    facts = facts_of(made, "float16" if half else "float32")
+    try:
+        return BankStore.create(folder, replace(facts, place=resolved(networks), model=resolved(machine.model))), made
+    except DriftError:
+        if not BankStore.there(folder):
+            raise
+        return BankStore.open(folder, facts), made
 
 
 def resolved(place: str) -> str:
@@ -77,7 +85,15 @@ def resolved(place: str) -> str:
 
 def taught(store: BankStore, networks: BankNetworks, documents: Iterable[Document]) -> list[str]:
     """Add documents; what the bank holds already is not read again."""
-    fresh = [one for one in documents if not store.holds(one.id, one.text, one.time)]
+    fresh, latest = list[Document](), dict[str, Document]()
+    for one in documents:
+        before = latest.get(one.id)
+        known = (
+            (before.text, before.time) == (one.text, one.time) if before else store.holds(one.id, one.text, one.time)
+        )
+        latest[one.id] = one
+        if not known:
+            fresh.append(one)
     made = networks.amortize([one.text for one in fresh])
     store.add_many(
         [
@@ -85,7 +101,7 @@ def taught(store: BankStore, networks: BankNetworks, documents: Iterable[Documen
             for one, (vectors, keys) in zip(fresh, made, strict=True)
         ]
     )
-    return [one.id for one in fresh]
+    return list(dict.fromkeys(one.id for one in fresh))
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
@@ -105,7 +121,7 @@ def ask(
     beams: int = 1,
     aggregation: Aggregation = EXACT,
 ) -> Iterator[dict[str, Any]]:
-    """Answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats those of the answer given.
+    """Answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats of the answer and its end.
 
     Documents come by their share of the attention, the largest first. An empty bank leaves the plain language model.
 
@@ -116,14 +132,15 @@ def ask(
         raise DriftError("a question is missing or empty; give it in quotes.")
     if longest < 1 or beams < 1:
         raise DriftError(f"--tokens was {longest} and --beams {beams}; give at least 1 of each.")
-    with BankStore.open(folder) as held:
-        dtype = held.facts.dtype
-    made = networks_for(folder, machine, networks)
-    with BankStore.open(folder, facts_of(made, dtype)) as store:
+    store, made = opened(folder, machine, networks)
+    with store:
         bank, model = store.matrices(), made.language_model
         ready = AskedBank(made, bank, aggregation, several=len(questions) > 1) if bank.documents else None
         for question in questions:
             prompt = [prompt_ids(model, question)]
+            refuse_longer(
+                model, len(prompt[0]) + longest + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
+            )
             modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
             answer = generate(model, prompt, modulated, longest, beams)[0]
             nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
@@ -131,8 +148,17 @@ def ask(
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}
 
 
+def refuse_longer(model: LanguageModel, needed: int, what: str) -> None:
+    """Refuse what the model has no positions for."""
+    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and needed > positions:
+        raise DriftError(
+            f"{what} and its answer need {needed} positions, and {model.name!r} has {positions}; ask shorter."
+        )
+
+
 def largest(shares: torch.Tensor, ids: list[str]) -> list[dict[str, Any]]:
     """The documents of the largest shares (B,), each with its weight."""
     best = shares.topk(min(SHOWN, len(shares)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [{"id": ids[place], "weight": weight} for weight, place in pairs]
+    return [{"id": ids[place], "weight": min(weight, 1.0)} for weight, place in pairs]

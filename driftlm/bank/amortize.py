@@ -41,9 +41,17 @@ class Encoder(nn.Module, ABC):
 
     def parts(self, text: str) -> list[list[int]]:
         """Tokens of a text, in parts of at most `longest`, each between its marks; nothing is cut off."""
-        found, (before, behind) = self.tokens(text), self.marks
-        size = self.longest - len(before) - len(behind)
+        found, (before, behind), size = self.tokens(text), self.marks, self.room
         return [[*before, *found[start : start + size], *behind] for start in range(0, max(1, len(found)), size)]
+
+    def ending(self, text: str) -> list[int]:
+        """The last tokens of a text, as many as a part holds, between the marks."""
+        return [*self.marks[0], *self.tokens(text)[-self.room :], *self.marks[1]]
+
+    @property
+    def room(self) -> int:
+        """Tokens of a part besides its marks."""
+        return self.longest - len(self.marks[0]) - len(self.marks[1])
 
     def keep(self, folder: Path) -> None:
         """Write beside saved weights what else rebuilding takes; the language model and the settings are known."""

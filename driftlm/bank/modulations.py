@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ class Facts:
         key_width: Q of a part's key.
         networks: fingerprint of the networks that make them.
         dtype: what they are kept as, `float32` or `float16`.
+        place: folder of the networks when the bank was made, to look for them there; empty for the bundled ones.
+        model: likewise of the language model.
     """
 
     vectors: int
@@ -36,6 +38,8 @@ class Facts:
     key_width: int
     networks: str
     dtype: str = "float32"
+    place: str = field(default="", compare=False)
+    model: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ class BankNetworks(nn.Module):
             yield vectors, self.aggregator.document_key(vectors)
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
-        """(R, T, D). A question longer than a part is read by its last part, where it asks."""
-        vectors: Tensor = self.questioner([self.questioner.parts(text)[-1] for text in questions])
+        """(R, T, D). Of a question longer than a part its last tokens are read, where it asks."""
+        vectors: Tensor = self.questioner([self.questioner.ending(text) for text in questions])
         return vectors
 
     @torch.no_grad()
@@ -108,8 +108,10 @@ class BankNetworks(nn.Module):
         return modulated, shares
 
     def fingerprint(self) -> str:
-        """SHA-256 over the networks' weights and the language model's fingerprint: what modulations depend on."""
-        digest = hashlib.sha256(self.language_model.fingerprint.encode())
+        """SHA-256 of all that modulations depend on: weights and settings, the language model, its merged adapter."""
+        adapter = getattr(self.language_model.model, "merged_adapter", "")
+        facts = [self.language_model.fingerprint, adapter, asdict(self.settings)]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
@@ -176,13 +178,26 @@ def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
 
     Once: a model that was merged before is left alone if it was this adapter, and refused if it was another.
     """
-    held = getattr(language_model.model, "merged_adapter", None)
-    if held is not None and (not adapter.exists() or held != adapter.resolve()):
-        raise DriftError(f"the model in memory holds the adapter of {held.parent} already; load it anew.")
-    if adapter.exists() and held is None:
+    held = getattr(language_model.model, "merged_adapter", "")
+    wanted = digest_of(adapter) if adapter.exists() else ""
+    if held and held != wanted:
+        raise DriftError("the model in memory holds another adapter already; load it anew.")
+    if wanted and not held:
+        if getattr(language_model.model, "is_quantized", False):
+            raise DriftError(
+                f"the adapter {adapter} would be rounded in a quantized model; load the model without --bits."
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft asks by the old name
             merged = PeftModel.from_pretrained(language_model.model, str(adapter)).merge_and_unload()
         language_model.model = merged.requires_grad_(False).eval()
-        language_model.model.merged_adapter = adapter.resolve()
+        language_model.model.merged_adapter = wanted
     return language_model
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a folder's files."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()

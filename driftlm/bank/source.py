@@ -16,6 +16,23 @@ from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.errors import DriftError
 from driftlm.memory import State, Supply
+from driftlm.streams.documents import Document
+from driftlm.streams.moments import moment_of
+
+
+def bank_of(networks: BankNetworks, documents: Sequence[Document]) -> Modulations:
+    """Modulations of documents, in their order; the moments are those that the documents name, else NaN."""
+    made = list(networks.amortize([document.text for document in documents]))
+    parts = [len(vectors) for vectors, _ in made]
+    known = [moment_of(document.time) for document in documents]
+    moments = torch.tensor([float("nan") if moment is None else moment for moment in known], dtype=torch.float64)
+    return Modulations(
+        vectors=torch.cat([vectors for vectors, _ in made]),
+        keys=torch.cat([keys for _, keys in made]),
+        moments=moments.repeat_interleave(torch.tensor(parts)),
+        owner=torch.arange(len(parts)).repeat_interleave(torch.tensor(parts)),
+        ids=[document.id for document in documents],
+    )
 
 
 class BankSource:
@@ -44,7 +61,7 @@ class BankSource:
     def hold(self, bank: Modulations) -> None:
         """From now on this is the bank; it is made ready to be asked when it is."""
         self.bank = bank
-        self.ready: AskedBank | None = None
+        self.ready: dict[bool, AskedBank] = {}  # for one question, and for several
 
     @property
     def documents(self) -> Sequence[str]:
@@ -52,13 +69,24 @@ class BankSource:
         return self.bank.ids
 
     def add(self, document: str, text: str) -> None:
-        """Amortize a document, in place of an earlier one of its id."""
-        newest = self.bank.moments.max().item() if self.bank.documents else 0.0
+        """Amortize a document, in place of an earlier one of its id; it counts as newer than those of known time."""
+        known = self.bank.moments[~self.bank.moments.isnan()]
+        newest = known.max().item() if len(known) else 0.0
+        made = bank_of(self.networks, [Document(document, text)])
         self.drop(document)
-        ((vectors, keys),) = self.networks.amortize([text])
-        moments = torch.full((len(vectors),), newest + 1, dtype=torch.float64)
-        owner = torch.zeros(len(vectors), dtype=torch.int64)
-        self.hold(Modulations.cat([self.bank, Modulations(vectors, keys, moments, owner, [document])]))
+        self.append(replace(made, moments=torch.full_like(made.moments, newest + 1)))
+
+    def add_all(self, documents: Sequence[Document]) -> None:
+        """Amortize documents in batches. What they say of their times tells which is newer, not their order."""
+        latest = {document.id: document for document in reversed(documents)}
+        for document in latest:
+            self.drop(document)
+        if latest:
+            self.append(bank_of(self.networks, list(latest.values())[::-1]))
+
+    def append(self, made: Modulations) -> None:
+        """The bank with more documents; an empty one is on no device yet."""
+        self.hold(Modulations.cat([self.bank, made]) if self.bank.documents else made)
 
     def drop(self, document: str) -> None:
         """The bank without a document, whether or not it holds it: nothing else depends on its entries."""
@@ -70,12 +98,14 @@ class BankSource:
 
     def supply(self, questions: Sequence[str]) -> Supply:
         """A modulation for every question, and the documents by their share of the attention."""
-        bank = self.bank
-        modulated, shares = self.networks.asked(questions, bank.vectors, bank.keys, bank.moments)
-        weights = torch.zeros(len(questions), bank.documents).index_add(1, bank.owner, shares.float().cpu())
-        order = weights.argsort(dim=1, descending=True, stable=True).tolist()
+        several = len(questions) > 1
+        if several not in self.ready:
+            self.ready[several] = AskedBank(self.networks, self.bank, self.aggregation, several)
+        modulated, shares = self.ready[several].asked(questions)
+        largest = shares.cpu().sort(dim=1, descending=True, stable=True)
         named = [
-            [(bank.ids[place], weights[row, place].item()) for place in places] for row, places in enumerate(order)
+            [(self.bank.ids[place], share) for share, place in zip(*row, strict=True)]
+            for row in zip(largest.values.tolist(), largest.indices.tolist(), strict=True)
         ]
         return Supply([""] * len(questions), modulated, named)
 
@@ -92,5 +122,6 @@ class BankSource:
         """
         if state.values["networks"] != self.networks.fingerprint():
             raise DriftError("the state was taken with other bank networks; give those it was taken with.")
-        held = {name: value.to(self.language_model.device, copy=True) for name, value in state.tensors.items()}
+        held = {name: value.clone() for name, value in state.tensors.items()}
+        held |= {name: held[name].to(self.language_model.device) for name in ("vectors", "keys")}
         self.hold(Modulations(**held, ids=list(state.values["ids"])))

@@ -109,6 +109,19 @@ class BankStore:
             raise
         return cls(folder, database, facts)
 
+    @staticmethod
+    def there(folder: str | Path) -> bool:
+        """Whether a folder holds a bank, whole or damaged; what a creation left that was cut short is none."""
+        place = Path(folder) / "bank.sqlite"
+        if not place.is_file():
+            return False
+        database = connect(place, "rw")
+        try:
+            with transaction(database, Path(folder)):
+                return database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+        finally:
+            database.close()
+
     @classmethod
     def open(cls, folder: str | Path, facts: Facts | None = None) -> "BankStore":
         """The bank in a folder; `facts` is what it has to be made for, None takes it as it is, to list or check it.
@@ -124,8 +137,8 @@ class BankStore:
             held = read_facts(database, folder)
             if facts is not None and facts != held:
                 raise DriftError(
-                    f"the bank {folder} is made for {held}, not for {facts}; "
-                    f"open it with its own networks, or make a new bank for these."
+                    f"the bank {folder} was made with other networks ({held.place or 'those bundled then'}) than were "
+                    f"given; give its own with --networks, or make a new bank for these."
                 )
         except BaseException:
             database.close()

@@ -109,15 +109,17 @@ class RotaryCache:
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         return torch.arange(self.token, self.token + 8, device=self.device)[None] % vocabulary
 
-    def before(self, cache: KeyValues, window: Window) -> KeyValues:
+    def before(self, cache: KeyValues, window: Window, room: int = 0) -> KeyValues:
         """The cache to feed with a window: rotated back where the model would see too large positions.
 
         All cached keys turn by a common offset, so every distance stays. Rotation by -d is exact in the angles
-        because they are taken in float64.
+        because they are taken in float64. Where something stands before the text, in the first `room` positions, the
+        text is kept right behind it: rotated back by what has left the cache.
         """
-        if window.position - 1 - cache.origin + window.new <= LAST_POSITION:
+        first = window.position - 1 - cache.origin
+        offset = first - cache.length - room
+        if offset == 0 or (not room and first + window.new <= LAST_POSITION):
             return cache
-        offset = window.position - 1 - cache.length - cache.origin
         if not self.checked:
             self.check_rotation()
             self.checked = True

@@ -1,6 +1,9 @@
 """The verbs `bank` and `ask` as a user runs them, on tiny networks."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import NetworksSettings
+from driftlm.bank.store import BankStore
 from driftlm.banking import ask
 from driftlm.cli import main
 from driftlm.models.loading import load
@@ -93,13 +97,71 @@ def test_a_study_takes_its_networks_from_no_bank_that_stands_around(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    (place / "made_by.json").write_text(json.dumps({"networks": "nowhere", "model": "nowhere"}))
     arguments = ["study", "qa", "--documents", "8", "--networks", place / "networks", "--model", place / "llama"]
     (row,) = said(capsys, *arguments, "--json")["rows"]  # type: ignore[misc]
     assert row["memory"] == "bank" and row["questions"] == 8
     assert said(capsys, "study", "qa", "--documents", "8", "--memories", "none")["err"] == ""
     shown = str(said(capsys, *arguments, "--memories", "none", "bank", "--gold", "shortest", "--beams", "2")["out"])
-    assert shown.split()[0] == "memory" and "golds shortest" in shown and "beams 2" in shown
+    words = " ".join(shown.split())
+    assert words.startswith("memory") and "golds shortest" in words and "beams 2" in words
+
+
+def test_of_documents_with_one_id_the_last_is_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {text: json.dumps({"id": "a", "text": text}) + "\n" for text in ("the sea", "the ship")}
+    (place / "first.jsonl").write_text(lines["the sea"])
+    (place / "back.jsonl").write_text(lines["the ship"] + lines["the sea"])
+    said(capsys, "bank", "add", place / "first.jsonl", *made(place))
+    assert said(capsys, "bank", "add", place / "back.jsonl", *made(place))["added"] == ["a"]
+    assert said(capsys, "bank", "show", "a", "--bank", place / "bank", "--json")["text"] == "the sea"
+
+
+def test_what_cannot_be_read_leaves_no_bank_and_what_was_left_of_one_is_no_hindrance(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "missing.txt" in str(said(capsys, "bank", "add", place / "missing.txt", *made(place), code=2)["err"])
+    assert not (place / "bank").exists()
+    (place / "bank").mkdir()
+    (place / "bank" / "bank.sqlite").touch()  # killed while it was made
+    assert len(said(capsys, "bank", "add", place / "news.jsonl", *made(place))["added"]) == 3  # type: ignore[arg-type]
+    half = said(capsys, "bank", "add", place / "news.jsonl", "--half", "--bank", place / "bank", code=2)
+    assert "keeps float32 already" in str(half["err"])
+
+
+def test_two_may_make_the_same_bank(place: Path) -> None:
+    adding = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "driftlm",
+                "bank",
+                "add",
+                place / f"{name}.txt",
+                *map(str, made(place)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for name in ("one", "two")
+        if (place / f"{name}.txt").write_text("the storm was here")
+    ]
+    assert [(process.communicate()[1], process.returncode)[1] for process in adding] == [0, 0]
+    with BankStore.open(place / "bank") as store:
+        assert len(store) == 2
+
+
+def test_a_bank_is_not_asked_through_other_networks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "bank", "add", place / "news.jsonl", *made(place))
+    shutil.copytree(place / "networks", place / "others")
+    facts = json.loads((place / "others" / "networks.json").read_text())
+    facts["settings"]["longest"] = 6
+    (place / "others" / "networks.json").write_text(json.dumps(facts))
+    long = said(capsys, "ask", "what " * 600, "--bank", place / "bank", code=2)["err"]
+    assert "positions" in str(long) and "ask shorter" in str(long)
+    refused = said(capsys, "ask", "What?", "--bank", place / "bank", "--networks", place / "others", code=2)["err"]
+    assert "made with other networks" in str(refused) and "--networks" in str(refused)
 
 
 def test_damage_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
