@@ -25,6 +25,7 @@ from driftlm.weights.guard import Guard
 from driftlm.weights.learning import Learning
 from driftlm.weights.prior import Prior, PriorReader
 from driftlm.weights.rules import Rule, RuleSettings, rule_class
+from driftlm.weights.salience import salience_of
 from driftlm.weights.statistics import Statistics, gather
 
 # For the conformance tests; the rates suit the small random models there.
@@ -35,6 +36,7 @@ EXAMPLES = {
     "lora adam": Learning("lora", rank=4, rule="adam", learning_rate=1e-2),
     "norms sgd": Learning("norms", rule="sgd", learning_rate=0.5),
     "rms reset": Learning(rule="rms", learning_rate=1e-3, epsilon=1e-3, decay=0.01, reset="document"),
+    "tfidf sgd": Learning(rule="sgd", learning_rate=0.2, salience="tfidf"),
 }
 
 
@@ -82,6 +84,7 @@ class WeightMemory:
         self.scorer = Scorer(self.language_model)
         self.parameters = list(self.trainable.parameters.values())
         self.prior = Prior(self.trainable)
+        self.salience = salience_of(learning, self.language_model, self.prior, windows.context)
         self.counts = Counts()
         self.statistics: Statistics | None = None
         self.start_fresh()
@@ -92,6 +95,8 @@ class WeightMemory:
         self.guard: Guard | None = None
         if self.rule is not None and self.learning.guard == "on":
             self.guard = Guard(self.parameters, self.rule, self.prior.values, self.language_model.vocabulary)
+        if self.salience is not None:
+            self.salience.reset()
         self.cache = self.empty_cache()
         self.windows_read = 0
         self.waiting = 0  # new tokens whose gradient waits for its step
@@ -132,11 +137,11 @@ class WeightMemory:
         """
         if self.scored is not None and self.scored.window == window:
             return self.scored.nats
-        cache = self.rotary.before(self.cache, window) if self.rotary and self.cache else None
+        cache = self.rotary.before(self.cache, window, self.room) if self.rotary and self.cache else None
         fed = window
         if before.tokens:
             left = self.windows.context - len(before.tokens)
-            fed = replace(window, inputs=window.inputs[-max(left, window.new) :])
+            fed = replace(window, inputs=window.inputs[-(max(left - self.windows.stride, 0) + window.new) :])
             cache = None if cache is None else cache.trimmed(max(left - self.windows.stride, 0))
         with torch.set_grad_enabled(self.learns_next()):
             forward = self.scorer.forward(fed, cache, before)
@@ -167,6 +172,8 @@ class WeightMemory:
         forward, bad = self.scored.forward, self.scored.bad
         learns, self.scored = self.learns_next(), None
         self.windows_read += 1
+        if self.salience is not None:
+            self.salience.read(window)
         self.counts.prior_used += int((~forward.finite).sum()) if bad else 0
         if forward.cache is not None:
             self.cache = forward.cache.trimmed(self.windows.context - self.windows.stride)
@@ -177,7 +184,7 @@ class WeightMemory:
         elif learns:
             finite = not bad or bool(forward.finite.all())
             if finite:
-                self.add_gradient(forward.nats)
+                self.add_gradient(forward.nats, window)
             else:
                 self.counts.skipped_updates += 1
             if self.windows_read % self.learning.every == 0 and (finite or self.waiting):
@@ -188,6 +195,8 @@ class WeightMemory:
         if self.waiting:
             self.step()
         self.cache, self.scored = self.empty_cache(), None
+        if self.salience is not None:
+            self.salience.finish()
         if self.learning.reset == "document":
             self.reset()
 
@@ -198,20 +207,25 @@ class WeightMemory:
         return self.learning.cadence == "accumulate" or (self.windows_read + 1) % self.learning.every == 0
 
     @torch.enable_grad()
-    def add_gradient(self, nats: Tensor) -> None:
+    def add_gradient(self, nats: Tensor, window: Window) -> None:
         """The gradient of the window's mean; with `accumulate`, of its sum, divided by all tokens at the step."""
-        if self.learning.cadence == "accumulate" and self.learning.every > 1:
-            nats.sum().backward()
-            self.waiting += nats.shape[0]
-        else:
-            nats.mean().backward()
+        accumulates = self.learning.cadence == "accumulate" and self.learning.every > 1
+        self.waiting += window.new if accumulates else 0
+        if self.salience is not None:
+            weights = self.salience.weights(window).to(nats.device)
+            if not bool(weights.any()):
+                return
+            nats = weights * nats
+        (nats.sum() if accumulates else nats.mean()).backward()
 
     def step(self) -> None:
-        """One update of the parameters by the gradients they hold."""
+        """One update of the parameters by the gradients they hold; none where no token weighed anything."""
         assert self.rule is not None
-        if self.waiting:
-            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], float(self.waiting))
-            self.waiting = 0
+        gradients, tokens, self.waiting = [p.grad for p in self.parameters if p.grad is not None], self.waiting, 0
+        if not gradients:
+            return
+        if tokens:
+            torch._foreach_div_(gradients, float(tokens))
         if self.guard is not None:
             self.guard.keep(self.rule.step)
         else:
@@ -254,6 +268,8 @@ class WeightMemory:
             groups["rule"], values["learning_rate"] = self.rule.state(), self.rule.learning_rate
         if self.guard is not None:
             groups["guard"], values["guard"] = self.guard.state()
+        if self.salience is not None:
+            values["salience"] = self.salience.state()
         tensors = {f"{group}/{key}": value for group, held in groups.items() for key, value in held.items()}
         return State({key: value.detach().clone() for key, value in tensors.items()}, values)
 
@@ -288,6 +304,8 @@ class WeightMemory:
             self.rule.restore(groups.get("rule", {}))
         if self.guard is not None:
             self.guard.restore(groups.get("guard", {}), values["guard"])
+        if self.salience is not None:
+            self.salience.restore(values["salience"])
 
     def forget(self, document: str) -> None:
         """Refused: gradient steps cannot be taken back one by one."""

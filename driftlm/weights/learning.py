@@ -1,4 +1,4 @@
-"""The settings of a memory in weights: what changes, by which rule, how often."""
+"""The settings of a memory in weights, and of the training of what weighs its tokens; no heavy import."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,6 +9,7 @@ Learn = Literal["all", "lora", "dora", "norms", "none"]
 Cadence = Literal["skip", "accumulate"]
 Reset = Literal["never", "document"]
 OnOff = Literal["on", "off"]
+Saliences = Literal["uniform", "spans", "tfidf", "camels"]
 # All weights, on the first 10,000 tokens of the two development books (recipes/results.jsonl): Adam at 1e-4 and 3e-4
 # is within 0.003 bits per byte, SGD from 0.03 to 0.1 within 0.01, RMS at 1e-4 and 3e-4 within 0.01. Of rates that are
 # alike on books, SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer
@@ -37,6 +38,10 @@ class Learning:
         cadence: what becomes of the other windows: `skip` them or `accumulate` their gradients.
         reset: back to the prior `never` or at the end of each `document`.
         guard: go back when learning diverges: `on` or `off`.
+        salience: which tokens to learn from: all alike (`uniform`), names and dates (`spans`), words that are rare in
+            the documents before (`tfidf`), or as a meta-trained network says (`camels`).
+        tagger: of `spans`: built-in `rules`, or `spacy` or `spacy:MODEL`.
+        salience_network: of `camels`: a folder that `driftlm train salience` wrote.
         seed: of the random half of a new LoRA.
     """
 
@@ -55,10 +60,14 @@ class Learning:
     cadence: Cadence = "skip"
     reset: Reset = "never"
     guard: OnOff = "on"
+    salience: Saliences = "uniform"
+    tagger: str = "rules"
+    salience_network: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("learn", Learn), ("cadence", Cadence), ("reset", Reset), ("guard", OnOff)):
+        chosen = (("learn", Learn), ("cadence", Cadence), ("reset", Reset), ("guard", OnOff), ("salience", Saliences))
+        for name, choices in chosen:
             if getattr(self, name) not in get_args(choices):
                 raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}.")
         if self.every < 1:
@@ -67,6 +76,13 @@ class Learning:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
                 raise DriftError(f"--{name.replace('_', '-')} was {value}; give a number from 0 to {LARGEST:.0e}.")
+        if (self.salience == "camels") != bool(self.salience_network):
+            raise DriftError(
+                f"--salience was {self.salience} and --salience-network {self.salience_network!r}; give camels and a "
+                f"folder that `driftlm train salience` wrote, or neither."
+            )
+        if self.tagger != "rules" and self.salience != "spans":
+            raise DriftError(f"--tagger was {self.tagger!r}, but --salience {self.salience} has none; give spans.")
         self.layer_range()
 
     def layer_range(self) -> tuple[int, int] | None:
@@ -81,3 +97,49 @@ class Learning:
     def rate(self) -> float:
         """η: the one given, or the rule's default."""
         return DEFAULT_RATES.get(self.rule, 1e-4) if self.learning_rate is None else self.learning_rate
+
+
+@dataclass(frozen=True)
+class SalienceTraining:
+    """How the network that weighs tokens is meta-trained.
+
+    Attributes:
+        steps: of the optimizer.
+        documents: K, read in a row by one inner SGD step each, before their questions are asked.
+        inner_rate: η of the inner steps; also the rate to read with later.
+        rate: of Adam, on the network.
+        locality: c, of the divergence of the model before from the model after on an unrelated text.
+        reset: documents after which the inner model goes back to its start.
+        order: `second` follows how an inner step changes the gradients of later ones; `first` leaves that out.
+        learn: what the inner steps change: `all`, `lora` or `norms`.
+        hidden: units of the network.
+        longest: tokens of a document that are read.
+        memory: MiB that the graph of a step may hold; 0 for no limit.
+        seed: of everything random.
+    """
+
+    steps: int = 300
+    documents: int = 6
+    inner_rate: float = 0.05
+    rate: float = 1e-3
+    locality: float = 0.1
+    reset: int = 24
+    order: Literal["second", "first"] = "second"
+    learn: Literal["all", "lora", "norms"] = "all"
+    hidden: int = 128
+    longest: int = 512
+    memory: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("documents", 1), ("reset", 1), ("hidden", 1), ("longest", 2), ("memory", 0)):
+            if getattr(self, name) < least:
+                raise DriftError(f"--{name} was {getattr(self, name)}; give at least {least}.")
+        if min(self.rate, self.inner_rate) <= 0 or self.locality < 0:
+            raise DriftError(
+                f"--rate {self.rate}, --inner-rate {self.inner_rate} and --locality {self.locality} were given; give "
+                f"positive rates, and a weight of at least 0."
+            )
+        for name, choices in (("order", ("second", "first")), ("learn", ("all", "lora", "norms"))):
+            if getattr(self, name) not in choices:
+                raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(choices)}.")

@@ -1,10 +1,7 @@
 """The verb `train bank`: meta-train a bank's networks, watch them on unseen entities, stop and go on at any time."""
 
-import json
-import random
 import shutil
-import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,16 +14,15 @@ from driftlm.bank.networks import ADAPTER, BankNetworks, saved, with_adapter
 from driftlm.bank.ranks import joined
 from driftlm.bank.settings import BankTraining, NetworksSettings
 from driftlm.bank.training import Losses, Trainer
-from driftlm.durable import write_atomically
 from driftlm.errors import DriftError
 from driftlm.evaluation.answering import summarized
 from driftlm.evaluation.asking import bank_of, from_bank, from_context
-from driftlm.models.loading import load
+from driftlm.models.loading import LanguageModel, load
 from driftlm.options import Machine
 from driftlm.streams.facts import facts
-from driftlm.streams.questions import QuestionStream, read_questions
+from driftlm.streams.questions import QuestionStream
+from driftlm.training.loop import LOG, Loop, divided, lines_of, say
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 BANKS = (8, 64, 1024)  # sizes watched during the training
 WATCHED = 64  # questions
 
@@ -57,12 +53,8 @@ def train(
     ranks, device = joined(machine.device)
     machine = replace(machine, device=device)
     language_model = load(machine.model or None, **machine.loading())
-    adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
-    if reader and not (adapter / "adapter_config.json").exists():
-        raise DriftError(f"--reader {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
     torch.manual_seed(training.seed)
-    if reader:
-        with_adapter(language_model, adapter)
+    adapter = merged(language_model, reader)
     batches, held_out = sources(stream, training)
     made = BankNetworks(language_model, networks)
     if start:
@@ -73,29 +65,44 @@ def train(
             )
         made.load_state_dict(weights)
     trainer = Trainer(made, training, batches, autocast, ranks)
-    spent, resumed = 0.0, (out / CHECKPOINT).exists()
-    if resumed:
-        trainer.restore(torch.load(out / CHECKPOINT, weights_only=True, map_location=language_model.device))
+    loop = Loop(
+        trainer,
+        out,
+        log,
+        check,
+        means=lambda losses: means(losses, trainer),
+        checked=lambda: {"banks": checked(made, held_out)},
+        shown=shown,
+        written=lambda: draw(out),
+    )
+    resumed = loop.resume(language_model.device)
     if not ranks.first:
         while trainer.progress.step < training.steps:
             trainer.step()
         return None
     out.mkdir(parents=True, exist_ok=True)
     if resumed:
-        kept = [line for line in lines_of(out / LOG) if line["step"] <= trainer.progress.step]
-        (out / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
-        spent = kept[-1]["seconds"] if kept else 0.0
-        say(f"going on at step {trainer.progress.step} of {training.steps}")
+        loop.trim()
     elif held_out:
         ceiling = summarized(from_context(language_model, held_out[0], held_out[0].questions[:WATCHED]))
         say(f"with the document in its context the frozen model answers {ceiling['em']:.2f} of held-out questions")
         if ceiling["em"] < 0.9:
             say("it must read before a bank can teach it: tune it to answer from a document first, or expect little")
-    line = through(trainer, held_out, out, log, check, spent)
+    line = loop.run()
     trainer.networks.eval().save(out)
     if reader and adapter.resolve() != (out / ADAPTER).resolve():
         shutil.copytree(adapter, out / ADAPTER, dirs_exist_ok=True)
     return line
+
+
+def merged(language_model: LanguageModel, reader: str) -> Path:
+    """Merge the adapter of a folder, or of networks in it, into the model, where one is named; returns its place."""
+    adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
+    if reader and not (adapter / "adapter_config.json").exists():
+        raise DriftError(f"--reader {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
+    if reader:
+        with_adapter(language_model, adapter)
+    return adapter
 
 
 def sources(stream: str, training: BankTraining) -> tuple[Batches, list[QuestionStream]]:
@@ -103,49 +110,16 @@ def sources(stream: str, training: BankTraining) -> tuple[Batches, list[Question
     if stream == "facts":
         held_out = [facts(size, seed=training.seed, split="validation", distractors=0.0) for size in BANKS]
         return fact_batches(training.batch, training.seed), held_out
-    whole = read_questions(stream)
-    documents = list(whole.documents)
-    random.Random(training.seed).shuffle(documents)
-    kept_out = {document.id for document in documents[: max(1, len(documents) // 20)]}
-    learned, watched = (
-        replace(
-            whole,
-            documents=tuple(d for d in whole.documents if (d.id in kept_out) == out),
-            questions=tuple(q for q in whole.questions if (q.document in kept_out) == out),
-        )
-        for out in (False, True)
-    )
+    learned, watched = divided(stream, training.seed)
     return stream_batches(learned, training.batch, training.seed), [watched] if watched.questions else []
 
 
-def through(
-    trainer: Trainer, held_out: list[QuestionStream], out: Path, log: int, check: int, spent: float
-) -> dict[str, Any]:
-    """Take the steps; log, check and checkpoint. Seconds count on from those `spent` before a stop."""
-    began, losses = time.monotonic() - spent, []
-    line = dict[str, Any]()
-    while trainer.progress.step < trainer.settings.steps:
-        losses.append(trainer.step())
-        step = trainer.progress.step
-        last = step == trainer.settings.steps
-        if step % log == 0 or step % check == 0 or last:
-            mean = Losses.mean(losses)
-            line = {"step": step, "seconds": round(time.monotonic() - began, 1)}
-            line |= {name: round(value, 4) for name, value in mean.means.items()}
-            line |= {"kinds": {kind: round(share, 3) for kind, share in mean.kinds.items()}}
-            line |= {"bank": trainer.progress.bank, "accuracy": round(trainer.progress.accuracy, 3)}
-            if not torch.isfinite(torch.tensor(line["nats"])):
-                raise DriftError(f"the loss is not a number at step {step}; go on from {out} with a lower --rate.")
-            if step % check == 0 or last:
-                line |= {"banks": checked(trainer.networks, held_out)}
-            with (out / LOG).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            say(shown(line))
-            losses = []
-        if step % check == 0 or last:
-            write_atomically(out / CHECKPOINT, lambda partial: torch.save(trainer.state(), partial))
-            draw(out)
-    return line
+def means(losses: Sequence[Losses], trainer: Trainer) -> dict[str, Any]:
+    """A line's part about some steps."""
+    mean = Losses.mean(losses)
+    line: dict[str, Any] = {name: round(value, 4) for name, value in mean.means.items()}
+    line |= {"kinds": {kind: round(share, 3) for kind, share in mean.kinds.items()}}
+    return line | {"bank": trainer.progress.bank, "accuracy": round(trainer.progress.accuracy, 3)}
 
 
 def draw(out: Path) -> None:
@@ -181,19 +155,3 @@ def shown(line: dict[str, Any]) -> str:
         text += f"\n    unseen, {row['documents']} documents: exact match {row['em']:.2f}, {row['nats']:.3f} nats, "
         text += f"attention on the right document {row['weight']:.2f}"
     return text
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """A log's lines, a torn last one left out."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
-
-
-def say(text: str) -> None:
-    """To stderr."""
-    print(text, file=sys.stderr, flush=True)

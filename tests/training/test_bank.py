@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from driftlm import training
 from driftlm.bank.networks import BankNetworks, load_networks
 from driftlm.bank.ranks import Ranks
 from driftlm.bank.settings import BankTraining, NetworksSettings
 from driftlm.errors import DriftError
 from driftlm.models.loading import load
 from driftlm.options import Machine
+from driftlm.training import bank as training
 from tests.bank.test_training import SMALL
 
 DRAW = training.draw

@@ -1,0 +1,78 @@
+"""Meta-train token weights for the bundled model on the world of facts, and show what they weigh; resumes by itself.
+
+    python -m recipes.train_salience --out build/salience --steps 150 --threads 2
+
+This is `driftlm train salience` on the bundled model with the bank's adapter, which taught it to answer. Afterwards
+the mean weight of the tokens of names, of values (the answers) and of all else is printed, on documents about unseen
+names, and a few of these documents with the weight of every token.
+"""
+
+import argparse
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from driftlm.banking import BUNDLED
+from driftlm.models.loading import LanguageModel, load
+from driftlm.options import Machine
+from driftlm.streams.facts import Subject, World
+from driftlm.training.salience import train
+from driftlm.weights.camels import SalienceNetwork, hidden_states, load_network
+from driftlm.weights.learning import SalienceTraining
+from driftlm.weights.spelling import Spelling
+
+DOCUMENTS, SHOWN = 200, 3
+
+
+def weighed(network: SalienceNetwork, reader: LanguageModel, text: str) -> list[tuple[int, int, float]]:
+    """Where each token of a text begins and ends, and its weight."""
+    ids, _ = reader.encode(text)
+    with torch.no_grad():
+        weights = network(hidden_states(reader, torch.tensor(ids))[1:]).tolist()
+    return [(*place, weight) for place, weight in zip(Spelling(reader)(ids)[1][1:], weights, strict=True)]
+
+
+def part_of(subject: Subject, text: str, start: int, end: int) -> str:
+    """Whether a token belongs to a value, to a name, or to neither."""
+    parts = {"value": subject.values.values(), "name": [subject.name]}
+    for part, wanted in parts.items():
+        for one in wanted:
+            first = text.find(one)
+            while first >= 0:
+                if start < first + len(one) and first < end:
+                    return part
+                first = text.find(one, first + 1)
+    return "else"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--steps", type=int, default=150)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--seed", type=int, default=0)
+    options = arguments.parse_args()
+
+    training = SalienceTraining(steps=options.steps, seed=options.seed)
+    machine = Machine(threads=options.threads)
+    train(machine, training, stream="facts", out=options.out, reader=str(BUNDLED), log=10, check=50)
+
+    network, reader = load_network(options.out)[0], load()
+    world = World("validation", random.Random(1))
+    by_part = defaultdict(list)
+    for number in range(DOCUMENTS):
+        subject = world.subject()
+        text = world.told(subject)
+        found = weighed(network, reader, text)
+        for start, end, weight in found:
+            by_part[part_of(subject, text, start, end)].append(weight)
+        if number < SHOWN:
+            print(" ".join(f"{text[start:end].strip()}:{weight:.2f}" for start, end, weight in found))
+    for part, weights in sorted(by_part.items()):
+        print(f"{part}: mean weight {sum(weights) / len(weights):.3f} over {len(weights):,} tokens")
+
+
+if __name__ == "__main__":
+    main()
