@@ -10,10 +10,12 @@ from typing import Annotated
 import tyro
 
 import driftlm
-from driftlm.bank_cli import BANK_VERBS, ask, bank, study, train
+from driftlm.bank_cli import BANK_VERBS, ask, bank
 from driftlm.errors import DriftError
 from driftlm.options import Machine, Stream
 from driftlm.streams.windows import Windows
+from driftlm.study_cli import study
+from driftlm.train_cli import TRAIN_VERBS, train
 from driftlm.weights.learning import Learning
 
 Text = tyro.conf.Positional[tuple[str, ...]]
@@ -174,6 +176,7 @@ VERBS = {
     "study": study,
     "doctor": doctor,
 }
+GROUPS = {"bank": BANK_VERBS, "train": TRAIN_VERBS}  # verbs of verbs
 
 
 def write_report(run: Path, asked: bool) -> None:
@@ -246,11 +249,11 @@ def called(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"driftlm {driftlm.__version__}")
         return 0
-    of_bank = arguments[:1] == ["bank"] and len(arguments) > 1
+    group = arguments[0] if len(arguments) > 1 and arguments[0] in GROUPS else ""
     return tyro.extras.subcommand_cli_from_dict(
-        BANK_VERBS if of_bank else VERBS,  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
-        args=arguments[1:] if of_bank else arguments,
-        prog="driftlm bank" if of_bank else "driftlm",
+        GROUPS.get(group, VERBS),  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
+        args=arguments[1:] if group else arguments,
+        prog=f"driftlm {group}".rstrip(),
         description="A language model that keeps learning from the stream it reads.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )

@@ -20,6 +20,7 @@ from driftlm.models.answers import generate
 from driftlm.models.loading import LanguageModel, refuse_long_context
 from driftlm.models.modulated import Before
 from driftlm.models.prompting import prompt_ids, tokens
+from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
 from driftlm.weights.dynamic import WeightMemory
 from driftlm.weights.learning import Learning
@@ -45,7 +46,6 @@ class ComposedMemory:
     Args:
         weights: reads, and learns as its own settings say.
         sources: asked in this order; one of them at most may modulate the model.
-
         keeps: whether finished documents enter the sources; without, these stay as they are.
 
     Raises:
@@ -137,6 +137,26 @@ class ComposedMemory:
         self.begin()
 
     @torch.no_grad()
+    def add_all(self, documents: Sequence[Document]) -> None:
+        """Documents enter every source at once, and none is read by the weights."""
+        with self.weights.prior.in_force():
+            for source in self.sources:
+                source.add_all(documents)
+        self.begin()
+
+    def stay(self, windows: Windows) -> None:
+        """From now on nothing is learned or kept, and documents are cut by these windows: it is only measured.
+
+        Raises:
+            DriftError: for windows that the model's positions cannot hold with what is supplied before them.
+        """
+        supplied = sum(source.positions for source in self.sources if source.modulates)
+        refuse_long_context(self.language_model, windows.context + supplied)
+        self.windows = self.weights.windows = windows
+        self.weights.rule, self.weights.guard, self.keeps = None, None, False
+        self.begin()
+
+    @torch.no_grad()
     def answer(self, question: str) -> Answer:
         """A greedy answer by the weights as they are, behind what the sources supply; the latter's first documents."""
         supply = self.supplied([question])
@@ -187,6 +207,11 @@ class ComposedMemory:
         self.begin()
         self.weights.restore(State(parts.get("weights", {}), state.values["weights"]))
         self.read, self.question = list(state.values["read"]), list(state.values["question"])
+
+    @staticmethod
+    def examples() -> dict[str, Example]:
+        """None: what is registered is a composition with a name."""
+        return {}
 
 
 class BankMemory(ComposedMemory):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from driftlm.errors import DriftError
 from driftlm.models.modulated import Modulated
+from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
 
 
@@ -64,7 +65,8 @@ class Memory(Protocol):
         windows: the grid this memory wants its documents cut by.
         counts: updates, rollbacks and the like so far.
         events: what is to be said of the latest scored window.
-        meta_trained: whether how it learns was learned itself, so that random examples only change scores.
+        meta_trained: whether it gains by what was trained before: how it learns was learned itself, or the language
+            model has learned to use its context. Examples have random weights, so what they read only changes scores.
     """
 
     meta_trained: bool
@@ -142,16 +144,35 @@ class Supply:
 
     @staticmethod
     def of(several: "Sequence[Supply]", questions: int) -> "Supply":
-        """What some sources supply, put together: texts one after the other, documents of the first that names any."""
-        texts, documents = [""] * questions, list[list[tuple[str, float]]]([[] for _ in range(questions)])
-        modulated: Modulated | None = None
-        for one in several:
-            texts = [
-                f"{before}\n{text}" if before and text else before or text for before, text in zip(texts, one.texts)
-            ]
-            documents = [named or others for named, others in zip(documents, one.documents)]
-            modulated = modulated or one.modulated
+        """What some sources supply, put together: texts one after the other, and the modulation that there is.
+
+        Documents are those of the texts, their shares the means over the sources that give any; where there is no
+        text, those of the first source that names any.
+        """
+        texts, documents = list[str](), list[list[tuple[str, float]]]()
+        for row in range(questions):
+            read = [one for one in several if one.texts[row]]
+            texts.append("\n".join(one.texts[row] for one in read))
+            named = [one.documents[row] for one in several if one.documents[row]]
+            documents.append(pooled([one.documents[row] for one in read]) if read else named[0] if named else [])
+        modulated = next((one.modulated for one in several if one.modulated is not None), None)
         return Supply(texts, modulated, documents)
+
+
+def pooled(several: Sequence[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """Documents and their mean shares, the largest first.
+
+    Example:
+        >>> pooled([[("a", 1.0)], [("b", 0.75), ("a", 0.25)]])
+        [('a', 0.625), ('b', 0.375)]
+    """
+    if len(several) == 1:
+        return several[0]
+    shares: dict[str, float] = {}
+    for named in several:
+        for document, share in named:
+            shares[document] = shares.get(document, 0.0) + share / len(several)
+    return sorted(shares.items(), key=lambda pair: -pair[1])
 
 
 class Source(Protocol):
@@ -177,6 +198,10 @@ class Source(Protocol):
         """Keep a document as the newest, in place of an earlier one of its id."""
         ...
 
+    def add_all(self, documents: Sequence[Document]) -> None:
+        """Keep documents, in their order; where times matter, those that they name."""
+        ...
+
     def drop(self, document: str) -> None:
         """Be as if the document had never been added."""
         ...
@@ -198,7 +223,12 @@ class Source(Protocol):
         ...
 
 
-MEMORIES = {"weights": "driftlm.weights.dynamic:WeightMemory", "bank": "driftlm.composed:BankMemory"}
+MEMORIES = {
+    "weights": "driftlm.weights.dynamic:WeightMemory",
+    "bank": "driftlm.composed:BankMemory",
+    "bm25": "driftlm.retrieving:BM25Memory",
+    "dense": "driftlm.retrieving:DenseMemory",
+}
 
 
 def memory_class(name: str) -> Any:

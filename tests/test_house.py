@@ -24,11 +24,11 @@ LONGEST_FILE = 400  # lines
 REFUSED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 # What each part of the package may import of the others. Imports point one way:
-# streams, models <- weights, bank, context <- composed <- evaluation <- runs <- what a verb does <- cli.
+# streams, models <- weights, bank, context <- composed, retrieving <- evaluation <- runs <- what a verb does <- cli.
 GROUND = {"errors", "durable", "streams", "models"}
 MEMORIES = GROUND | {"memory"}
 COMPOSED = MEMORIES | {"weights", "bank", "context"}
-MEASURES = COMPOSED | {"composed"}
+MEASURES = COMPOSED | {"composed", "retrieving"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
 VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "serve"}
@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "bank": MEMORIES,
     "context": MEMORIES,
     "composed": COMPOSED,
+    "retrieving": COMPOSED | {"composed"},
     "evaluation": MEASURES,
     "runs": RECORDED,
     "snapshots": RECORDED,
@@ -50,7 +51,9 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(VERBS, RECORDED | {"options"}),
     "studying": RECORDED | {"options", "banking"},
     "bank_cli": RECORDED | {"options"} | VERBS,
-    "cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "study_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "train_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "cli": RECORDED | {"options", "bank_cli", "study_cli", "train_cli"} | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used
 }

@@ -28,7 +28,8 @@ class Answered:
 
     `nats` is -ln p of the gold answer given the question, summed over its `tokens`; `weight` the share of the memory's
     attention that the right document got, where there is one; `seconds` the time that the answer took; `cut` whether
-    the document in the context had to be cut.
+    the document in the context had to be cut; `prompt` the tokens before the answer; `recalled` whether the right
+    document was found, where documents were looked for.
 
     >>> Answered(Question("Where?", ("Paris",), "a"), "Paris", 1.5, 2, None, 0.1).prediction
     'Paris'
@@ -41,6 +42,8 @@ class Answered:
     weight: float | None
     seconds: float
     cut: bool = False
+    prompt: int = 0
+    recalled: bool | None = None
 
 
 def normalized(text: str) -> str:
@@ -169,12 +172,13 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
     """Means over questions, ready for JSON: a number that is undefined or not finite is None, never NaN.
 
     - `questions`: how many; `em`, `prefix_em`, `f1`: shares from 0 to 1.
+    - `recall`: share of the right documents among those found, over the questions that any were looked for.
     - `em_interval`, `f1_interval`: [low, high], 95 % of resamplings of the documents; None under 5 documents.
     - `nats`: per token of the answers, all nats over all tokens.
     - `weight`: mean attention on the right document over the questions that have one.
     - `changed`, `changed_em`, `stale`: how many questions have a superseded answer, `em` over these, and the share
       of their predictions that are it.
-    - `cut`: how many documents in the context had to be cut; `seconds`: mean per answer.
+    - `cut`: how many documents in the context had to be cut; `seconds` and `prompt`: means per answer.
     - `kinds`: for every kind that is not empty, in order of appearance, its `questions`, `em`, `f1`, `nats`, `weight`.
 
     >>> one = Answered(Question("Where?", ("Paris",), "a", kind="place"), "Paris, France", 3.0, 2, None, 0.1)
@@ -195,6 +199,7 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
         "prefix_em": _mean([prefix_match(one.prediction, one.question.answers, golds) for one in answered]),
         "f1": whole["f1"],
         "nats": whole["nats"],
+        "recall": _mean([one.recalled for one in answered if one.recalled is not None]),
         "em_interval": list(bootstrap_interval(exact, clusters=documents)) if enough else None,
         "f1_interval": list(bootstrap_interval(words, clusters=documents)) if enough else None,
         "weight": whole["weight"],
@@ -203,6 +208,7 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
         "stale": _mean([exact_match(one.prediction, [one.question.superseded]) for one in changed]),
         "cut": len({one.question.document for one in answered if one.cut}),
         "seconds": _mean([one.seconds for one in answered]),
+        "prompt": _mean([one.prompt for one in answered]),
         "kinds": {kind: _means([one for one in answered if one.question.kind == kind], golds) for kind in kinds},
     }
 

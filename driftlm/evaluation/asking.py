@@ -1,43 +1,72 @@
-"""Adapt on a whole stream, then answer its questions: from a bank, from the document in the context, from nothing."""
+"""Ask questions in batches behind whatever is supplied for them: by a memory, by the right document, by nothing.
+
+Letters: R questions.
+"""
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from driftlm.bank.asked import AskedBank
 from driftlm.bank.modulations import Modulations
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
+from driftlm.bank.source import BankSource, bank_of
 from driftlm.errors import DriftError
 from driftlm.evaluation.answering import Answered, counted
 from driftlm.evaluation.settings import GREEDY, Asking
+from driftlm.memory import Supply
 from driftlm.models.answers import answer_nats, generate
 from driftlm.models.loading import LanguageModel
-from driftlm.models.modulated import Modulated
 from driftlm.models.prompting import LONGEST_ANSWER, answer_ids, prompt_ids
 from driftlm.streams.documents import Document
-from driftlm.streams.moments import moment_of
 from driftlm.streams.questions import Question, QuestionStream
 
 QUESTIONS_AT_A_TIME = 32
-Modulating = Callable[[Sequence[Question]], tuple[Modulated | None, Sequence[float | None]]]
+
+Supplying = Callable[[Sequence[Question]], Supply]
+"""What helps with R questions; what knows only their texts is a `Source`."""
 
 
-def bank_of(networks: BankNetworks, documents: Sequence[Document]) -> Modulations:
-    """Modulations of documents, in their order."""
-    made = list(networks.amortize([document.text for document in documents]))
-    parts = [len(vectors) for vectors, _ in made]
-    known = [moment_of(document.time) for document in documents]
-    moments = torch.tensor([float("nan") if moment is None else moment for moment in known], dtype=torch.float64)
-    return Modulations(
-        vectors=torch.cat([vectors for vectors, _ in made]),
-        keys=torch.cat([keys for _, keys in made]),
-        moments=moments.repeat_interleave(torch.tensor(parts)),
-        owner=torch.arange(len(parts)).repeat_interleave(torch.tensor(parts)),
-        ids=[document.id for document in documents],
-    )
+# ---------------------------------------------------------------------------------------------- what may be supplied
+
+
+def nothing(questions: Sequence[Question]) -> Supply:
+    """No help: the language model alone."""
+    return Supply.of((), len(questions))
+
+
+def own_text(documents: Sequence[Document]) -> Supplying:
+    """The right document as text: the ceiling of every memory that finds documents."""
+    texts = {document.id: document.text for document in documents}
+
+    def supplying(questions: Sequence[Question]) -> Supply:
+        found = [texts[question.document] for question in questions]
+        return Supply(found, None, [[(question.document, 1.0)] for question in questions])
+
+    return supplying
+
+
+def own_bank(networks: BankNetworks, documents: Sequence[Document]) -> Supplying:
+    """Banks of one: each question's own document alone, amortized here."""
+    bank = bank_of(networks, documents)
+    places = {name: place for place, name in enumerate(bank.ids)}
+    aggregator = networks.aggregator
+
+    def supplying(questions: Sequence[Question]) -> Supply:
+        own = torch.tensor([places[one.document] for one in questions])
+        entries = bank.select(torch.isin(bank.owner, own))
+        asked = networks.question_vectors([one.text for one in questions])
+        mask, moments = (entries.owner == own[:, None]).to(asked.device), entries.moments.to(asked.device)
+        # What a question may not see scores -inf, which is as if it were not in the bank.
+        scores = aggregator.document_scores(aggregator.query_key(asked), entries.keys, moments, mask)
+        modulation, shares = aggregator.aggregate(asked, entries.vectors, scores)
+        named = [[(one.document, share)] for one, share in zip(questions, shares.sum(dim=1).tolist(), strict=True)]
+        return Supply([""] * len(questions), networks.modulation(modulation), named)
+
+    return supplying
 
 
 def from_bank(
@@ -47,104 +76,141 @@ def from_bank(
     asking: Asking = GREEDY,
     aggregation: Aggregation = EXACT,
 ) -> list[Answered]:
-    """Answers from the whole bank."""
-    places = {name: place for place, name in enumerate(bank.ids)}
-    ready = AskedBank(networks, bank, aggregation, several=len(questions) > 1)
-
-    def modulating(asked: Sequence[Question]) -> tuple[Modulated | None, Sequence[float | None]]:
-        modulated, shares = ready.asked([one.text for one in asked])
-        return modulated, [shares[row, places[one.document]].item() for row, one in enumerate(asked)]
-
-    return answered(networks.language_model, questions, modulating, asking=asking)
-
-
-def from_own_document(
-    networks: BankNetworks, stream: QuestionStream, questions: Sequence[Question], asking: Asking = GREEDY
-) -> list[Answered]:
-    """Answers from banks of one: each question's own document alone."""
-    wanted = {question.document for question in questions}
-    bank = bank_of(networks, [document for document in stream.documents if document.id in wanted])
-    places = {name: place for place, name in enumerate(bank.ids)}
-    aggregator = networks.aggregator
-
-    def modulating(asked: Sequence[Question]) -> tuple[Modulated | None, Sequence[float | None]]:
-        own = torch.tensor([places[one.document] for one in asked])
-        entries = bank.select(torch.isin(bank.owner, own))
-        question = networks.question_vectors([one.text for one in asked])
-        mask, moments = (entries.owner == own[:, None]).to(question.device), entries.moments.to(question.device)
-        # What a question may not see scores -inf, which is as if it were not in the bank.
-        scores = aggregator.document_scores(aggregator.query_key(question), entries.keys, moments, mask)
-        modulation, shares = aggregator.aggregate(question, entries.vectors, scores)
-        return networks.modulation(modulation), shares.sum(dim=1).tolist()
-
-    return answered(networks.language_model, questions, modulating, asking=asking)
+    """Answers from a whole bank."""
+    source = BankSource(networks, aggregation)
+    source.hold(bank)
+    supplying: Supplying = lambda some: source.supply([one.text for one in some])  # noqa: E731
+    return answered(networks.language_model, questions, supplying, asking, source.positions)
 
 
 def from_context(
     language_model: LanguageModel, stream: QuestionStream, questions: Sequence[Question], asking: Asking = GREEDY
 ) -> list[Answered]:
-    """Answers with the right document in the context: the ceiling of every memory that finds documents.
+    """Answers with the right document in the context."""
+    return answered(language_model, questions, own_text(stream.documents), asking)
 
-    Of a document that the model's positions cannot hold only the beginning is given, and the answer says `cut`.
+
+# ------------------------------------------------------------------------------------------------------------- asking
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R questions that are ready to be asked.
+
+    Attributes:
+        questions: as they were given.
+        supply: what helps with them.
+        prompts: R rows of token ids.
+        cut: whether the supplied text was cut to fit.
+        golds: R rows of token ids, of the first gold answer that counts.
     """
-    texts = {document.id: document.text for document in stream.documents}
-    return answered(language_model, questions, None, lambda question: texts[question.document], asking)
+
+    questions: Sequence[Question]
+    supply: Supply
+    prompts: list[list[int]]
+    cut: list[bool]
+    golds: list[list[int]]
 
 
-def from_nothing(
-    language_model: LanguageModel, questions: Sequence[Question], asking: Asking = GREEDY
-) -> list[Answered]:
-    """Answers of the plain language model."""
-    return answered(language_model, questions, None, asking=asking)
+def batches(
+    language_model: LanguageModel,
+    questions: Sequence[Question],
+    supplying: Supplying,
+    asking: Asking,
+    positions: int,
+) -> Iterator[Batch]:
+    """Questions in batches, with their prompts; `positions` are taken by what modulates the model.
+
+    Raises:
+        DriftError: for no questions.
+    """
+    if not questions:
+        raise DriftError("the stream has no question; give one with questions.")
+    for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
+        asked = questions[start : start + QUESTIONS_AT_A_TIME]
+        golds = [answer_ids(language_model, counted(question.answers, asking.golds)[0]) for question in asked]
+        supply = supplying(asked)
+        fitted = [
+            fitting(language_model, question.text, text, positions + max(LONGEST_ANSWER, len(gold)))
+            for question, text, gold in zip(asked, supply.texts, golds, strict=True)
+        ]
+        yield Batch(asked, supply, [ids for ids, _ in fitted], [cut for _, cut in fitted], golds)
 
 
 @torch.no_grad()
 def answered(
     language_model: LanguageModel,
     questions: Sequence[Question],
-    modulating: Modulating | None,
-    context: Callable[[Question], str] = lambda question: "",
+    supplying: Supplying,
     asking: Asking = GREEDY,
+    positions: int = 0,
 ) -> list[Answered]:
-    """Answers, and what the first gold answer that counts costs, in batches of questions.
+    """Answers behind what is supplied, and what the first gold answer that counts costs, in batches of questions.
+
+    Args:
+        language_model: as it is now.
+        questions: at least one.
+        supplying: what helps with some of them. Of a text that the model's positions cannot hold only the beginning
+            is read, and the answer says `cut`.
+        asking: how.
+        positions: that what modulates the model takes.
 
     Raises:
-        DriftError: for a stream without questions.
+        DriftError: for no questions.
     """
-    if not questions:
-        raise DriftError("the stream has no question; give one with questions.")
     found = []
-    for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
-        asked = questions[start : start + QUESTIONS_AT_A_TIME]
-        golds = [answer_ids(language_model, counted(question.answers, asking.golds)[0]) for question in asked]
-        began = time.perf_counter()
-        modulated: Modulated | None = None
-        weights: Sequence[float | None] = [None] * len(asked)
-        if modulating is not None:
-            modulated, weights = modulating(asked)
-        prompts = [
-            fitting(language_model, question.text, context(question), max(LONGEST_ANSWER, len(gold)))
-            for question, gold in zip(asked, golds, strict=True)
-        ]
-        rows = [ids for ids, _ in prompts]
-        said = generate(language_model, rows, modulated, LONGEST_ANSWER, asking.beams)
-        seconds = (time.perf_counter() - began) / len(asked)
-        nats, there, _ = answer_nats(language_model, rows, golds, modulated)
-        for row, question in enumerate(asked):
+    began = time.perf_counter()
+    for batch in batches(language_model, questions, supplying, asking, positions):
+        modulated = batch.supply.modulated
+        said = generate(language_model, batch.prompts, modulated, LONGEST_ANSWER, asking.beams)
+        seconds = (time.perf_counter() - began) / len(said)
+        nats, there, _ = answer_nats(language_model, batch.prompts, batch.golds, modulated)
+        for row, question in enumerate(batch.questions):
             cost = nats[row].sum().item(), int(there[row].sum())
-            found.append(Answered(question, said[row], *cost, weights[row], seconds, cut=prompts[row][1]))
+            named, text = batch.supply.documents[row], batch.supply.texts[row]
+            weight = dict(named).get(question.document, 0.0) if named else None
+            prompt, cut = len(batch.prompts[row]), batch.cut[row]
+            recalled = is_recalled(question.document, named, text)
+            found.append(Answered(question, said[row], *cost, weight, seconds, cut, prompt, recalled))
+        began = time.perf_counter()
+    if any(one.recalled is not None for one in found):  # then finding nothing is a miss
+        return [replace(one, weight=0.0, recalled=False) if one.recalled is None else one for one in found]
     return found
 
 
-def fitting(language_model: LanguageModel, question: str, context: str, answer: int) -> tuple[list[int], bool]:
-    """The prompt with as much of the context's beginning as leaves room for `answer` tokens, and whether it was cut."""
+@torch.no_grad()
+def gold_nats(
+    language_model: LanguageModel, questions: Sequence[Question], supplying: Supplying, positions: int = 0
+) -> float:
+    """Nats per token of the gold answers, with nothing generated; arguments and errors as of `answered`."""
+    nats, tokens = 0.0, 0
+    for batch in batches(language_model, questions, supplying, GREEDY, positions):
+        cost, there, _ = answer_nats(language_model, batch.prompts, batch.golds, batch.supply.modulated)
+        nats, tokens = nats + cost.double().sum().item(), tokens + int(there.sum())
+    return nats / tokens
+
+
+def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str) -> bool | None:
+    """Whether the right document was found: among those given as text, or else as the one of the largest share.
+
+    Example:
+        >>> is_recalled("a", [("b", 0.6), ("a", 0.4)], "It rained."), is_recalled("a", [("b", 0.6), ("a", 0.4)], "")
+        (True, False)
+    """
+    if not named:
+        return None
+    return document in [name for name, _ in (named if text else named[:1])]
+
+
+def fitting(language_model: LanguageModel, question: str, context: str, taken: int) -> tuple[list[int], bool]:
+    """The prompt with as much of the context's beginning as leaves room for `taken` tokens, and whether it was cut."""
     positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
     whole = prompt_ids(language_model, question, context)
-    if positions is None or not context or len(whole) + answer <= positions:
+    if positions is None or not context or len(whole) + taken <= positions:
         return whole, False
 
     def length(characters: int) -> int:
         return len(prompt_ids(language_model, question, context[:characters]))
 
-    kept = bisect_right(range(len(context)), positions - answer, key=length) - 1
+    kept = bisect_right(range(len(context)), positions - taken, key=length) - 1
     return prompt_ids(language_model, question, context[: max(0, kept)]), True

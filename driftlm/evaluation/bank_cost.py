@@ -1,14 +1,11 @@
 """What a bank costs as it grows: seconds and memory to adapt and to ask, and bytes on disk."""
 
-import ctypes
-import gc
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +16,7 @@ from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.bank.store import BankStore
 from driftlm.evaluation.asking import bank_of
-from driftlm.evaluation.cost import peak_resident_bytes
+from driftlm.evaluation.cost import Spent
 from driftlm.evaluation.settings import GREEDY, Asking
 from driftlm.evaluation.study import of_aggregation
 from driftlm.models.answers import generate
@@ -31,49 +28,6 @@ SIZES = (16, 128, 1024, 8192, 65536, 100_000)  # documents
 MEASURED = 256  # documents that are really amortized; larger banks repeat these
 ASKED = 5  # questions timed, after one that is not
 NOISE = 0.01  # of repeated vectors and keys, times the deviation of all
-
-
-class Spent:
-    """Seconds and growth of memory inside a `with`: of the accelerator's where there is one, else of the process's.
-
-    `bytes` is the peak over what was held at the beginning, None where the system does not tell.
-
-    >>> with Spent(torch.device("cpu")) as spent:
-    ...     held = torch.ones(1 << 24)
-    >>> spent.bytes is None or spent.bytes > 60_000_000
-    True
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, 0.0
-        self.bytes: int | None = None
-
-    def __enter__(self) -> Self:
-        gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-        if trim is not None:
-            trim(0)  # or freed memory that the process keeps would be used again and count for nothing
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before: int | None = torch.cuda.memory_allocated(self.device)
-        else:
-            try:
-                Path("/proc/self/clear_refs").write_text("5")  # the peak counts from what is resident now
-                self.before = peak_resident_bytes()
-            except OSError:
-                self.before = None
-        self.began = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds = time.perf_counter() - self.began
-        if self.before is not None:
-            cuda = self.device.type == "cuda"
-            peak = torch.cuda.max_memory_allocated(self.device) if cuda else peak_resident_bytes()
-            self.bytes = max(0, peak - self.before)
 
 
 def cost_rows(

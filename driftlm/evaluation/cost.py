@@ -1,10 +1,16 @@
 """What reading costs: operations counted, memory held."""
 
+import ctypes
+import gc
 import platform
 import resource
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from driftlm.memory import Memory
@@ -39,3 +45,46 @@ def peak_resident_bytes() -> int:
         return int(line.split()[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Spent:
+    """Seconds and growth of memory inside a `with`: of the accelerator's where there is one, else of the process's.
+
+    `bytes` is the peak over what was held at the beginning, None where the system does not tell.
+
+    >>> with Spent(torch.device("cpu")) as spent:
+    ...     held = torch.ones(1 << 24)
+    >>> spent.bytes is None or spent.bytes > 60_000_000
+    True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+        self.bytes: int | None = None
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if trim is not None:
+            trim(0)  # or freed memory that the process keeps would be used again and count for nothing
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before: int | None = torch.cuda.memory_allocated(self.device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # the peak counts from what is resident now
+                self.before = peak_resident_bytes()
+            except OSError:
+                self.before = None
+        self.began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds = time.perf_counter() - self.began
+        if self.before is not None:
+            cuda = self.device.type == "cuda"
+            peak = torch.cuda.max_memory_allocated(self.device) if cuda else peak_resident_bytes()
+            self.bytes = max(0, peak - self.before)

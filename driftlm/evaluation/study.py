@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from driftlm.bank.modulations import Modulations
@@ -9,14 +10,82 @@ from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.errors import DriftError
 from driftlm.evaluation.answering import Answered, retention, summarized
-from driftlm.evaluation.asking import bank_of, from_bank, from_context, from_nothing, from_own_document
+from driftlm.evaluation.asking import answered, bank_of
+from driftlm.evaluation.cost import Spent
+from driftlm.evaluation.paired import Examined, table_of, write
+from driftlm.evaluation.paired import row_of as row_of  # studies of the bank's parts have the same rows
+from driftlm.evaluation.rivals import Rival, Terms, bank_bytes, checked, taking_part
 from driftlm.evaluation.settings import GREEDY, Asking
+from driftlm.evaluation.sweep import Chosen, chosen_rate
 from driftlm.streams.questions import Question, QuestionStream
 
-MEMORIES = ("none", "context", "one", "bank")
 FIRST, LATER = 200, (0, 200, 465, 965, 1465)  # documents asked about, and further ones
-SHARED = ("em", "prefix_em", "f1", "nats", "em_interval", "f1_interval")  # of a summary and a row
-LAST = ("weight", "changed", "changed_em", "stale", "cut", "kinds")
+
+
+def compare(
+    terms: Terms,
+    stream: QuestionStream,
+    memories: Sequence[str],
+    questions: Sequence[Question],
+    asking: Asking = GREEDY,
+    validation: QuestionStream | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Adapt on the whole stream, then answer: one row a memory.
+
+    Keys of a row: memory, documents, questions, em, prefix_em, f1, nats (per answer token), recall (share of the right
+    documents among those found: given as text, or else of the largest share), em_interval, f1_interval, seconds_adapt
+    (all documents), seconds_answer (a question), tokens_answer (of a prompt, retrieved ones included),
+    bytes_per_document (bank: vectors and keys; retrieval: texts and vectors), weight (share of the right document),
+    changed, changed_em and stale (of questions whose answer changed), cut (documents too long for the context), kinds,
+    golds, beams, aggregation and size (of the bank, else None), peak_adapt_bytes (growth while adapting, None where
+    the system does not tell), learning_rate and learning_rates (nats per answer token on the validation stream, by
+    rate), em_difference, f1_difference and their intervals (from the first memory).
+
+    Args:
+        terms: what all are compared on.
+        stream: of documents.
+        memories: names, as `rivals` has them.
+        questions: about the stream's documents.
+        asking: how.
+        validation: where learning rates are chosen.
+        out: folder for the answers as JSON lines, written anew after every memory; `paired.read` reads it.
+
+    Raises:
+        DriftError: for names that make no memory, or a learning rate that cannot be chosen.
+    """
+    names = checked(memories, terms.salience_network)
+    examined: list[Examined] = []
+    for name in names:
+        chosen = chosen_rate(name, terms, validation)
+        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
+            examined.append(examine(rival, chosen, stream, questions, asking))
+        if out is not None:
+            write(out, examined)
+    return table_of(examined)
+
+
+def examine(
+    rival: Rival, chosen: Chosen, stream: QuestionStream, questions: Sequence[Question], asking: Asking
+) -> Examined:
+    """A memory that is new, adapted and asked."""
+    # Not above: that module takes `of_aggregation` from here.
+    with Spent(rival.language_model.device) as adapting:
+        rival.adapt(stream.documents, questions)
+    found = answered(rival.language_model, questions, rival.supply, asking, rival.positions)
+    facts = {
+        "memory": rival.name,
+        "documents": len(stream.documents),
+        "golds": asking.golds,
+        "beams": asking.beams,
+        "seconds_adapt": adapting.seconds,
+        "bytes_per_document": rival.bytes_kept() / len(stream.documents),
+        **aggregation_of(rival),
+        "peak_adapt_bytes": adapting.bytes,
+        "learning_rate": chosen.rate,
+        "learning_rates": chosen.tried,
+    }
+    return Examined(facts, found)
 
 
 def question_answering(
@@ -27,35 +96,18 @@ def question_answering(
     asking: Asking = GREEDY,
     aggregation: Aggregation = EXACT,
 ) -> list[dict[str, Any]]:
-    """Adapt on the whole stream, then answer: one row a memory.
+    """`compare` of memories without learning rates."""
+    return compare(Terms(networks, aggregation), stream, memories, questions, asking)
 
-    Keys of a row: memory, documents, questions, em, prefix_em, f1, nats (per answer token), em_interval, f1_interval,
-    seconds_adapt (all documents), seconds_answer (a question), bytes_per_document (vectors and keys), weight (attention
-    on the right document), changed, changed_em and stale (of questions whose answer changed), cut (documents too long
-    for the context), kinds, golds, beams, aggregation and size (of the bank, else None).
 
-    Raises:
-        DriftError: for a memory that there is not.
-    """
-    unknown = [memory for memory in memories if memory not in MEMORIES]
-    if unknown or not memories:
-        raise DriftError(f"--memories was {' '.join(unknown) or 'empty'}; give some of {', '.join(MEMORIES)}.")
-    rows = []
-    for memory in memories:
-        seconds, size, of_bank = 0.0, 0.0, memory == "bank"
-        if memory == "bank":
-            bank, seconds = adapted(networks, stream)
-            size = bytes_per_document(bank, aggregation)
-            found = from_bank(networks, bank, questions, asking, aggregation)
-        elif memory == "one":
-            found = from_own_document(networks, stream, questions, asking)
-        elif memory == "context":
-            found = from_context(networks.language_model, stream, questions, asking)
-        else:
-            found = from_nothing(networks.language_model, questions, asking)
-        row = {"memory": memory} | row_of(found, len(stream.documents), asking, seconds, size)
-        rows.append(row | (of_aggregation(aggregation) if of_bank else {"aggregation": None, "size": None}))
-    return rows
+def aggregation_of(rival: Rival) -> dict[str, Any]:
+    """What a row says of the bank's aggregation, of a memory that has one."""
+    return of_aggregation(rival.terms.aggregation) if "bank" in rival.parts else {"aggregation": None, "size": None}
+
+
+def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
+    """What a row says of it."""
+    return {"aggregation": aggregation.way, "size": aggregation.size or None}
 
 
 def adapted(networks: BankNetworks, stream: QuestionStream) -> tuple[Modulations, float]:
@@ -66,42 +118,25 @@ def adapted(networks: BankNetworks, stream: QuestionStream) -> tuple[Modulations
 
 def bytes_per_document(bank: Modulations, aggregation: Aggregation) -> float:
     """Vectors and keys of the bank that is attended to, over the documents that it is made of."""
-    kept = min(1.0, aggregation.size / len(bank.keys)) if aggregation.reduces else 1.0
-    return kept * sum(t.numel() * t.element_size() for t in (bank.vectors, bank.keys)) / bank.documents
+    return bank_bytes(bank, aggregation) / bank.documents
 
 
-def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
-    """What a row says of it."""
-    return {"aggregation": aggregation.way, "size": aggregation.size or None}
-
-
-def row_of(found: Sequence[Answered], documents: int, asking: Asking, seconds: float, size: float) -> dict[str, Any]:
-    """What every row of answers holds."""
-    summary = summarized(found, asking.golds)
-    return {
-        "documents": documents,
-        "questions": summary["questions"],
-        **{name: summary[name] for name in SHARED},
-        "seconds_adapt": seconds,
-        "seconds_answer": summary["seconds"],
-        "bytes_per_document": size,
-        **{name: summary[name] for name in LAST},
-        "golds": asking.golds,
-        "beams": asking.beams,
-    }
-
-
-def retention_curve(
-    networks: BankNetworks, stream: QuestionStream, asking: Asking = GREEDY, aggregation: Aggregation = EXACT
+def retained(
+    terms: Terms,
+    stream: QuestionStream,
+    memories: Sequence[str],
+    asking: Asking = GREEDY,
+    validation: QuestionStream | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers about the first 200 documents as further ones arrive, relative to the start.
+    """Answers about the first 200 documents as further ones arrive, relative to the start: some rows a memory.
 
-    Keys of a row: memory, documents (further ones), questions, em, f1, em_retention, f1_retention, weight. All
-    questions are asked whose document is one of the first. Where a later document changes an answer, the question names
-    that later document (`streams.facts`), so that none is asked whose right answer further documents change.
+    Keys of a row: memory, documents (further ones), questions, em, f1, em_retention, f1_retention, weight, aggregation
+    and size (of the bank, else None), learning_rate. All questions are asked whose document is one of the first. Where
+    a later document changes an answer, the question names that later document (`streams.facts`), so that none is asked
+    whose right answer further documents change. Arguments as of `compare`.
 
     Raises:
-        DriftError: for a stream of 200 documents or fewer.
+        DriftError: for a stream of 200 documents or fewer, and as `compare`.
 
     Source: the retention figure of MAC (arXiv 2403.04317).
     """
@@ -109,14 +144,27 @@ def retention_curve(
         raise DriftError(f"the stream has {len(stream.documents)} documents; retention needs more than {FIRST}.")
     first = {document.id for document in stream.documents[:FIRST]}
     questions = [one for one in stream.questions if one.document in first]
-    whole = bank_of(networks, stream.documents)
     rows: list[dict[str, Any]] = []
-    start: list[Answered] | None = None
-    for size in sorted({min(FIRST + further, len(stream.documents)) for further in LATER}):
-        found = from_bank(networks, whole.select(whole.owner < size), questions, asking, aggregation)
-        start = start or found
-        kept, summary = retention(start, found, asking.golds), summarized(found, asking.golds)
-        row = {"memory": "bank", "documents": size - FIRST, "questions": len(questions)}
-        row |= {"em": summary["em"], "f1": summary["f1"], "em_retention": kept[0], "f1_retention": kept[1]}
-        rows.append(row | {"weight": summary["weight"]} | of_aggregation(aggregation))
+    for name in checked(memories, terms.salience_network):
+        chosen = chosen_rate(name, terms, validation)
+        start: list[Answered] | None = None
+        done = 0
+        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
+            for size in sorted({min(FIRST + further, len(stream.documents)) for further in LATER}):
+                rival.adapt(stream.documents[done:size], questions)
+                done = size
+                found = answered(rival.language_model, questions, rival.supply, asking, rival.positions)
+                start = start or found
+                kept, summary = retention(start, found, asking.golds), summarized(found, asking.golds)
+                row = {"memory": name, "documents": size - FIRST, "questions": len(questions)}
+                row |= {"em": summary["em"], "f1": summary["f1"], "em_retention": kept[0], "f1_retention": kept[1]}
+                row |= {"weight": summary["weight"]} | aggregation_of(rival) | {"learning_rate": chosen.rate}
+                rows.append(row)
     return rows
+
+
+def retention_curve(
+    networks: BankNetworks, stream: QuestionStream, asking: Asking = GREEDY, aggregation: Aggregation = EXACT
+) -> list[dict[str, Any]]:
+    """`retained` of a bank."""
+    return retained(Terms(networks, aggregation), stream, ["bank"], asking)

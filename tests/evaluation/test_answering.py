@@ -192,6 +192,7 @@ def test_a_summary_by_hand() -> None:
         "prefix_em": 0.75,
         "f1": 0.5,
         "nats": 12 / 8,
+        "recall": None,
         "em_interval": None,  # of two documents
         "f1_interval": None,
         "weight": pytest.approx(0.3),
@@ -200,6 +201,7 @@ def test_a_summary_by_hand() -> None:
         "stale": 0.5,
         "cut": 0,
         "seconds": 0.5,
+        "prompt": 0.0,
         "kinds": {
             "place": {"questions": 2, "em": 0.5, "f1": 0.5, "nats": 9 / 4, "weight": 0.5},
             "name": {"questions": 1, "em": 0.0, "f1": 0.0, "nats": 0.0, "weight": 0.1},

@@ -10,7 +10,7 @@ import pytest
 from driftlm.bank.networks import BankNetworks
 from driftlm.evaluation import answering, study
 from driftlm.evaluation.answering import Answered
-from driftlm.evaluation.asking import bank_of, from_bank, from_context, from_nothing, from_own_document
+from driftlm.evaluation.asking import answered, bank_of, from_bank, from_context, nothing, own_bank
 from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import question_answering, retention_curve
 from driftlm.evaluation.tables import show_rows
@@ -46,14 +46,15 @@ def amortized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_banks_of_one_are_asked_together_as_if_alone(made: BankNetworks, amortized: list[str]) -> None:
     whole = stream()
     questions = [whole.questions[place] for place in (1, 2, 5, 2, -1)]
-    found = from_own_document(made, whole, questions)
+    wanted = [document for document in whole.documents if document.id in {one.document for one in questions}]
+    found = answered(made.language_model, questions, own_bank(made, wanted), positions=made.settings.vectors)
     assert sorted(amortized) == sorted({next(d.text for d in whole.documents if d.id == q.document) for q in questions})
     for question, one in zip(questions, found, strict=True):
         own = [document for document in whole.documents if document.id == question.document]
         (alone,) = from_bank(made, bank_of(made, own), [question])
         assert (one.question, one.prediction, one.tokens) == (question, alone.prediction, alone.tokens)
         assert one.nats == pytest.approx(alone.nats, abs=1e-5)
-        assert one.weight == pytest.approx(1, abs=1e-5)
+        assert one.weight == pytest.approx(1, abs=1e-5) and one.recalled
 
 
 def test_retention_reads_every_document_once(
@@ -106,24 +107,26 @@ def test_a_document_too_long_for_the_context_is_cut_at_its_end(family: str) -> N
 def test_beams_and_golds_reach_the_model(made: BankNetworks) -> None:
     model, whole = made.language_model, stream()
     questions = whole.questions[:4]
-    found = from_nothing(model, questions, Asking(beams=3, golds="shortest"))
+    found = answered(model, questions, nothing, Asking(beams=3, golds="shortest"))
     prompts = [prompt_ids(model, question.text) for question in questions]
     assert [one.prediction for one in found] == generate(model, prompts, None, LONGEST_ANSWER, 3)
     shortest = [Question(one.text, one.answers[1:], one.document) for one in questions]
-    for one, other, long in zip(found, from_nothing(model, shortest), from_nothing(model, questions), strict=True):
+    others, longs = (answered(model, some, nothing) for some in (shortest, questions))
+    for one, other, long in zip(found, others, longs, strict=True):
         assert one.nats == pytest.approx(other.nats, abs=1e-4) and one.tokens == other.tokens < long.tokens
 
 
 def test_every_memory_has_a_row_that_is_json(made: BankNetworks) -> None:
     whole = stream()
-    rows = question_answering(made, whole, study.MEMORIES, whole.questions)
+    rows = question_answering(made, whole, ["none", "context", "one", "bm25", "bank"], whole.questions)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert len({tuple(row) for row in rows}) == 1
     needed = "memory documents questions em prefix_em f1 nats em_interval f1_interval seconds_adapt seconds_answer"
+    needed += " recall peak_adapt_bytes tokens_answer changed_em stale learning_rate em_difference f1_difference"
     assert set(f"{needed} bytes_per_document".split()) <= set(rows[0])
     bank = bank_of(made, whole.documents)
     assert rows[-1]["bytes_per_document"] == 4 * (bank.vectors.numel() + bank.keys.numel()) / len(whole.documents)
-    assert [row["aggregation"] for row in rows] == [None, None, None, "exact"]
+    assert [row["aggregation"] for row in rows] == [None, None, None, None, "exact"]
 
 
 def test_a_seed_draws_documents_and_questions(tmp_path: Path) -> None:
