@@ -2,10 +2,10 @@
 
     python -m recipes.ship_bank build/bank1 build/bank2 --threads 2
 
-The folders are those that `driftlm train bank` filled, one a stage; each began with what the one before left, and the last
-is shipped. Every row is about names that never occurred in training
-(`split="test"`, greedy answers, strict exact match) and is added to recipes/bank_results.jsonl. Seed 2 had not been looked
-at when the training and its settings were chosen, on streams of `split="validation"`.
+The folders are those that `driftlm train bank` filled, one a stage; each began with what the one before left, and the
+last is shipped. Every row is about names that never occurred in training (`split="test"`, greedy answers, strict exact
+match) and is added to recipes/bank_results.jsonl. Seed 2 had not been looked at when the training and its settings were
+chosen, on streams of `split="validation"`.
 """
 
 import argparse
@@ -46,13 +46,13 @@ def measured(networks: BankNetworks) -> Iterator[dict[str, Any]]:
 
 def card(log: list[dict[str, Any]], networks: BankNetworks) -> str:
     """What the shipped folder is."""
-    last = {line["stage"]: line for line in log}.values()
+    steps = sum({line["stage"]: line["step"] for line in log}.values())
     parameters = sum(p.numel() for p in networks.parameters())
     return f"""# The bundled bank networks
 
 {parameters / 1e6:.2f} M parameters around the bundled language model, in float16, and a LoRA of rank 32 that taught
 that model to answer from a document in its context. Trained on the world of facts (`driftlm.streams.facts`) for
-{sum(line["step"] for line in last):,} steps; they know how to remember such facts, and no other text. Made by `recipes.tune_reader`,
+{steps:,} steps; they know how to remember such facts, and no other text. Made by `recipes.tune_reader`,
 `driftlm train bank` and `recipes.ship_bank`; measured in recipes/bank_results.jsonl; licence Apache-2.0.
 """
 
