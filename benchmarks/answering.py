@@ -14,9 +14,7 @@ from statistics import median
 
 import torch
 
-from driftlm import load
 from driftlm.bank.networks import load_networks
-from driftlm.banking import BUNDLED
 from driftlm.evaluation import asking
 from driftlm.evaluation.rivals import Terms, taking_part
 from driftlm.streams.facts import facts
@@ -89,7 +87,7 @@ def main() -> None:
     # Known ones alone: `python -m benchmarks` gives every benchmark the same arguments.
     options, _ = arguments.parse_known_args()
     torch.set_num_threads(options.threads)
-    terms, stream = Terms(load_networks(BUNDLED, load())), facts(options.documents, distractors=0.0)
+    terms, stream = Terms(load_networks()), facts(options.documents, distractors=0.0)
     count = min(options.questions, len(stream.questions))
     print(f"\nanswering {count} questions of a bank of {options.documents} documents, {options.threads} threads")
     print(f"{'':24}{'ms a question':>14}{'x faster':>12}")

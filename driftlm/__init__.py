@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from driftlm.bank.networks import BankNetworks, load_networks
+    from driftlm.bank.source import BankSource
+    from driftlm.composed import BankMemory, ComposedMemory
     from driftlm.errors import DriftError
     from driftlm.evaluation.prequential import Step, Totals, read_stream
     from driftlm.models.loading import LanguageModel, load
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from driftlm.weights.learning import Learning
 
 PLACES = {
+    "BankNetworks": "driftlm.bank.networks",
+    "load_networks": "driftlm.bank.networks",
+    "BankSource": "driftlm.bank.source",
+    "BankMemory": "driftlm.composed",
+    "ComposedMemory": "driftlm.composed",
     "DriftError": "driftlm.errors",
     "Document": "driftlm.streams.documents",
     "read_documents": "driftlm.streams.documents",
@@ -33,6 +41,10 @@ PLACES = {
 }
 
 __all__ = [
+    "BankMemory",
+    "BankNetworks",
+    "BankSource",
+    "ComposedMemory",
     "Document",
     "DriftError",
     "LanguageModel",
@@ -43,6 +55,7 @@ __all__ = [
     "Window",
     "Windows",
     "load",
+    "load_networks",
     "read_documents",
     "read_stream",
 ]

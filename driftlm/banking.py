@@ -21,7 +21,6 @@ from driftlm.options import Machine
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.moments import moment_of
 
-BUNDLED = Path(__file__).parent / "bank" / "bundled"
 AT_A_TIME = 64  # documents between two acknowledgements
 SHOWN = 5  # documents named with an answer
 
@@ -30,9 +29,7 @@ def networks_at(machine: Machine, place: str) -> BankNetworks:
     """The networks in a folder, the bundled ones where none is named, around the machine's model."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    if not place and not BUNDLED.exists():
-        raise DriftError("no networks come with this installation; give --networks DIR, made by driftlm train bank.")
-    return load_networks(place or BUNDLED, load(machine.model or None, **machine.loading()))
+    return load_networks(place or None, load(machine.model or None, **machine.loading()))
 
 
 def facts_of(networks: BankNetworks, dtype: str) -> Facts:

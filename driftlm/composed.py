@@ -220,9 +220,7 @@ class BankMemory(ComposedMemory):
     Example (the bundled networks, which know a world of facts):
         >>> from driftlm import Document, Windows, read_stream
         >>> from driftlm.bank.networks import load_networks
-        >>> from driftlm.banking import BUNDLED
-        >>> from driftlm.models.loading import load
-        >>> memory = BankMemory(load_networks(BUNDLED, load()), Windows(context=128, stride=64))
+        >>> memory = BankMemory(load_networks(), Windows(context=128, stride=64))
         >>> news = Document("1", "Ada Lowell lives in Lisbon. She is a painter. She plays the harp. She owns a cat.")
         >>> _ = list(read_stream(memory, [news]))
         >>> memory.answer("Where does Ada Lowell live?").text

@@ -38,8 +38,7 @@ class BM25Memory(RetrievalMemory):
     Example (with the bundled networks' language model, which has learned to answer from its context):
         >>> from driftlm import Document, load, read_stream
         >>> from driftlm.bank.networks import load_networks
-        >>> from driftlm.banking import BUNDLED
-        >>> memory = BM25Memory(load_networks(BUNDLED, load()).language_model, Windows(context=128, stride=64))
+        >>> memory = BM25Memory(load_networks().language_model, Windows(context=128, stride=64))
         >>> news = Document("1", "Ada Lowell lives in Lisbon. She is a painter. She plays the harp. She owns a cat.")
         >>> _ = list(read_stream(memory, [news]))
         >>> memory.answer("Where does Ada Lowell live?")

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from driftlm.bank.networks import ADAPTER, BankNetworks, load_networks
-from driftlm.banking import BUNDLED
+from driftlm.bank.networks import ADAPTER, BUNDLED, BankNetworks, load_networks
 from driftlm.evaluation.study import question_answering, retention_curve
 from driftlm.models.loading import load
 from driftlm.streams.facts import facts
@@ -75,7 +74,7 @@ def main() -> None:
     (BUNDLED / "README.md").write_text(card(log, trained))
     size = sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file())
     print(f"{BUNDLED}: {size / 2**20:.1f} MiB")
-    networks = load_networks(BUNDLED, load())
+    networks = load_networks()
     RESULTS.write_text("")
     for row in measured(networks):
         with RESULTS.open("a") as file:

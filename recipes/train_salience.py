@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from driftlm.banking import BUNDLED
+from driftlm.bank.networks import BUNDLED
 from driftlm.models.loading import LanguageModel, load
 from driftlm.options import Machine
 from driftlm.streams.facts import Subject, World

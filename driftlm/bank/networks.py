@@ -23,9 +23,10 @@ from driftlm.bank.low_rank import LowRankModulation
 from driftlm.bank.modulate import Modulated, Modulation, PrefixModulation
 from driftlm.bank.settings import NetworksSettings
 from driftlm.errors import DriftError
-from driftlm.models.loading import LanguageModel
+from driftlm.models.loading import LanguageModel, load
 
 WEIGHTS, SETTINGS, ADAPTER = "networks.safetensors", "networks.json", "adapter"
+BUNDLED = Path(__file__).parent / "bundled"
 TEXTS_AT_A_TIME = 32
 
 
@@ -143,15 +144,17 @@ def encoder(language_model: LanguageModel, settings: NetworksSettings, kept: Pat
     )
 
 
-def load_networks(folder: str | Path, language_model: LanguageModel) -> BankNetworks:
-    """Networks that `BankNetworks.save` left, around the model they were trained for.
+def load_networks(folder: str | Path | None = None, language_model: LanguageModel | None = None) -> BankNetworks:
+    """Networks that `BankNetworks.save` left, around the model they were trained for; the bundled ones by default.
 
     Where the folder holds a PEFT `adapter` (a model tuned to answer questions), it is merged into the model first.
 
     Raises:
         DriftError: for a folder without networks, or made for another model.
     """
-    folder = Path(folder)
+    if folder is None and not BUNDLED.exists():
+        raise DriftError("no networks come with this installation; give a folder that `driftlm train bank` wrote.")
+    folder, language_model = Path(folder or BUNDLED), language_model or load()
     facts, state = saved(folder)
     if facts["language_model"] != language_model.fingerprint:
         raise DriftError(

@@ -69,7 +69,6 @@ def examine(
     rival: Rival, chosen: Chosen, stream: QuestionStream, questions: Sequence[Question], asking: Asking
 ) -> Examined:
     """A memory that is new, adapted and asked."""
-    # Not above: that module takes `of_aggregation` from here.
     with Spent(rival.language_model.device) as adapting:
         rival.adapt(stream.documents, questions)
     found = answered(rival.language_model, questions, rival.supply, asking, rival.positions)

@@ -139,7 +139,7 @@ def checked(networks: BankNetworks, held_out: list[QuestionStream]) -> list[dict
         found = summarized(from_bank(networks, bank, stream.questions[:WATCHED]))
         kinds = {kind: round(one["em"], 2) for kind, one in found["kinds"].items()}
         row = {"documents": len(stream.documents), "kinds": kinds}
-        rows.append(row | {name: round(found[name], 3) for name in ("em", "nats", "weight")})
+        rows.append(row | {name: round(found[name], 3) for name in ("em", "f1", "nats", "weight")})
     return rows
 
 

@@ -10,9 +10,7 @@ from transformers import DynamicCache
 from driftlm import DriftError, Windows
 from driftlm.bank.networks import load_networks
 from driftlm.bank.source import BankSource
-from driftlm.banking import BUNDLED
 from driftlm.composed import BankMemory
-from driftlm.models.loading import load
 from driftlm.streams.facts import facts
 from tests.conformance.build import TOKENIZER, language_model, numbers, read, reads_numbers, spelled
 from tests.families import BOS, CACHED_FAMILIES, FAMILIES, random_ids
@@ -147,7 +145,7 @@ def test_windows_and_modulation_have_to_fit_the_positions() -> None:
 
 def test_it_answers_with_the_newest_and_with_the_older_once_that_is_forgotten() -> None:
     stream = facts(30, seed=2)
-    memory = BankMemory(load_networks(BUNDLED, load()), Windows(context=128, stride=64))
+    memory = BankMemory(load_networks(), Windows(context=128, stride=64))
     assert memory.answer(stream.questions[0].text).documents == ()
     read(memory, stream.documents)
     changed = [question for question in stream.questions if question.superseded]
