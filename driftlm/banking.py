@@ -158,4 +158,4 @@ def largest(shares: torch.Tensor, ids: list[str]) -> list[dict[str, Any]]:
     """The documents of the largest shares (B,), each with its weight."""
     best = shares.topk(min(SHOWN, len(shares)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [{"id": ids[place], "weight": min(weight, 1.0)} for weight, place in pairs]
+    return [{"id": ids[place], "weight": weight} for weight, place in pairs]

@@ -15,16 +15,19 @@ def python_blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_the_five_lines_of_the_readme_run(
+def test_the_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = "The rain had not stopped for a week, and the river was in the streets. "
     Path("book.txt").write_text(words * 200)
-    (block,) = python_blocks("README.md")
-    exec(compile(block, "README.md", "exec"), {})
+    reading, asking = python_blocks("README.md")
+    exec(compile(reading, "README.md", "exec"), {})
     static, adapted = map(float, capsys.readouterr().out.split())
     assert adapted < 0.9 * static  # a text that repeats itself is soon known
+    exec(compile(asking, "README.md", "exec"), {})
+    shown = re.search(r"\)\)  # (Answer.*)", asking)
+    assert shown and capsys.readouterr().out.strip() == shown[1]
 
 
 def test_the_rule_of_contributing_is_a_rule() -> None:

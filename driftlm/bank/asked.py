@@ -61,7 +61,8 @@ class AskedBank:
         modulation, shares = self.aggregated(self.networks.question_vectors(questions))
         modulated: Modulated = self.networks.modulation(modulation)
         members = shares.float()[:, self.inside] * self.part
-        return modulated, members.new_zeros(len(questions), self.documents).index_add(1, self.owner, members)
+        summed = members.new_zeros(len(questions), self.documents).index_add(1, self.owner, members)
+        return modulated, summed.clamp(max=1)  # rounding may go beyond
 
     def aggregated(self, question: Tensor) -> tuple[Tensor, Tensor]:
         """(R, T, D) -> the modulation (R, T, D) and the shares of entries (R, N)."""
