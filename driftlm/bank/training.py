@@ -200,7 +200,7 @@ class Trainer:
         golds = [answer_ids(model, answer) for answer in asking.answers]
         readout = self.readout(modulation, golds)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = answer_logits(model, prompts, golds, modulated.to(torch.bfloat16) if self.autocast else modulated)
+            logits = answer_logits(model, prompts, golds, modulated)
             distill = readout.new_zeros(readout.shape)
             if self.settings.distill:
                 documents = [asking.documents[own[-1]] for own in asking.own]
