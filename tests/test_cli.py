@@ -105,14 +105,15 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         "--learning-rate 0.05 --every 2 --cadence accumulate --reset document --limit 20000 --compare none --guard off "
         "--run RUN --from OTHER --save SAVED --dtype bfloat16 --device cpu --threads 1 --seed 7 --json --rank 4 "
         "--target-modules attention --freeze-embeddings --momentum 0.5 --decay 0.01 --epsilon 1e-3 --statistics FILE "
-        "--bos <s> --online --stdin jsonl --piece 2000 --checkpoint 5 --no-live --no-report --salience tfidf "
-        "--tagger spacy --salience-network NET --bits 8"
+        "--bos <s> --online --stdin jsonl --piece 2000 --checkpoint 5 --no-live --no-report --salience spans "
+        "--tagger spacy --bits 8"
     )
     assert parsed(capsys, monkeypatch, *line.split()) == (
         Windows("cached", 256, 128),
         Learning(
-            "lora", "2-5", 4, "attention", True, "adam", 0.05, 0.5, 0.01, 1e-3, "FILE", 2, "accumulate", "document",
-            "off", "tfidf", "spacy", "NET", 7,
+            learn="lora", layers="2-5", rank=4, target_modules="attention", freeze_embeddings=True, rule="adam",
+            learning_rate=0.05, momentum=0.5, decay=0.01, epsilon=1e-3, statistics="FILE", every=2, cadence="accumulate",
+            reset="document", guard="off", salience="spans", tagger="spacy", seed=7,
         ),
         Machine("DIR", "bfloat16", "cpu", 1, "<s>", True, 8),
         Stream(
