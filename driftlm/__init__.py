@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from driftlm.streams.windows import Window, Windows
     from driftlm.weights.dynamic import WeightMemory
     from driftlm.weights.learning import Learning
+    from driftlm.weights.mixture import MixtureMemory
 
 PLACES = {
     "BankNetworks": "driftlm.bank.networks",
@@ -35,6 +36,7 @@ PLACES = {
     "load": "driftlm.models.loading",
     "Learning": "driftlm.weights.learning",
     "WeightMemory": "driftlm.weights.dynamic",
+    "MixtureMemory": "driftlm.weights.mixture",
     "read_stream": "driftlm.evaluation.prequential",
     "Step": "driftlm.evaluation.prequential",
     "Totals": "driftlm.evaluation.prequential",
@@ -49,6 +51,7 @@ __all__ = [
     "DriftError",
     "LanguageModel",
     "Learning",
+    "MixtureMemory",
     "Step",
     "Totals",
     "WeightMemory",

@@ -40,6 +40,8 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
         print(json.dumps(summary, allow_nan=False))
     else:
         print(verdict(summary))
+        for one in summary.get("experts", ()):
+            print(f"expert {one['name']}: {one['nats_per_token']:.4f} nats per token, weight {one['weight']:.3f}")
         print(f"run: {summary['run']}")
     return 0
 
@@ -201,7 +203,7 @@ def verdict(summary: dict[str, float]) -> str:
         return f"{read_what}: {adapted:.4f} bits per byte"
     change = 100 * (1 - adapted / static)
     word = "fewer" if change >= 0 else "MORE"
-    if summary["rollbacks"]:
+    if summary["rollbacks"] and "experts" not in summary:
         word += (
             f"; learning diverged and the guard went back {summary['rollbacks']} times: give a lower --learning-rate"
         )

@@ -225,6 +225,7 @@ class Source(Protocol):
 
 MEMORIES = {
     "weights": "driftlm.weights.dynamic:WeightMemory",
+    "mixture": "driftlm.weights.mixture:MixtureMemory",
     "bank": "driftlm.composed:BankMemory",
     "bm25": "driftlm.retrieving:BM25Memory",
     "dense": "driftlm.retrieving:DenseMemory",

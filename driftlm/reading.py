@@ -19,14 +19,15 @@ import driftlm
 from driftlm import formats, runs
 from driftlm.errors import Diverged, DriftError
 from driftlm.evaluation.cost import peak_resident_bytes
+from driftlm.evaluation.flops import summarized
 from driftlm.evaluation.live import Live
 from driftlm.evaluation.prequential import Step, Totals, read_stream
 from driftlm.models.loading import BUNDLED, load
 from driftlm.options import Machine, Stream
 from driftlm.streams.documents import read_documents
 from driftlm.streams.windows import Window, Windows
-from driftlm.weights.dynamic import WeightMemory
 from driftlm.weights.learning import Learning
+from driftlm.weights.mixture import Learner, MixtureMemory, memory_in_weights
 from driftlm.weights.prior import PriorReader
 
 
@@ -78,7 +79,7 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
         formats.refuse_existing(Path(stream.save))
         if folder.absolute().is_relative_to(Path(stream.save).absolute()):
             raise DriftError(f"--save {stream.save} would hold --run {folder}; give one place to each.")
-    learning = replace(learning, learning_rate=learning.rate())  # the run says what its rule's default was
+    learning = learning.settled()  # the run says what its rule's default was
     config: dict[str, Any] = {
         "driftlm": driftlm.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -133,7 +134,7 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
             )
 
 
-def memory_of(reading: Reading) -> WeightMemory:
+def memory_of(reading: Reading) -> Learner:
     """Load the model and build the memory; complete the configuration by what was loaded."""
     machine, config = reading.machine, reading.config
     if machine.threads:
@@ -156,7 +157,7 @@ def memory_of(reading: Reading) -> WeightMemory:
         # by name: what goes on from RUN/start is no longer beside them
         reading.learning = replace(reading.learning, statistics=str(BUNDLED / "statistics.safetensors"))
         config["learning"] = asdict(reading.learning)
-    memory = WeightMemory(language_model, reading.windows, reading.learning, start.trainable)
+    memory = memory_in_weights(language_model, reading.windows, reading.learning, start.trainable)
     reading.continues = start.trainable is not None
     config.setdefault(
         "model",
@@ -178,7 +179,7 @@ def memory_of(reading: Reading) -> WeightMemory:
     return memory
 
 
-def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None) -> dict[str, Any]:
+def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> dict[str, Any]:
     """Drive the stream through the memory: log, checkpoint, show."""
     stream, checkpoint = reading.stream, reading.checkpoint
     progress, totals, lines = runs.Progress(), Totals(static_nats=None if baseline is None else 0.0), 0
@@ -215,7 +216,8 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
                     due = time.monotonic() + stream.checkpoint
                     if asked:
                         raise Interrupted(reading.folder)
-                run.append(runs.line(step, tape.time, step.nats if itself else step.static_nats))
+                weights = {"weights": memory.weights()} if isinstance(memory, MixtureMemory) else {}
+                run.append(runs.line(step, tape.time, step.nats if itself else step.static_nats) | weights)
                 live.update(step.totals, step.window.document)
         except DriftError as error:
             if run is None:
@@ -246,7 +248,7 @@ def through(reading: Reading, memory: WeightMemory, baseline: PriorReader | None
     return conclude(reading, run, memory, ended)
 
 
-def begin(reading: Reading, memory: WeightMemory, lines: int, expected: int | None, window: Window) -> runs.Run:
+def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, window: Window) -> runs.Run:
     """Make the run folder, with the learned state it begins with, and say what is to come."""
     run = runs.Run(reading.folder, reading.config, lines)
     start, language_model = reading.folder / "start", memory.language_model
@@ -259,18 +261,19 @@ def begin(reading: Reading, memory: WeightMemory, lines: int, expected: int | No
     return run
 
 
-def finished(step: Step, memory: WeightMemory) -> Totals:
+def finished(step: Step, memory: Learner) -> Totals:
     """Totals once the window of `step` was learned from."""
     documents = step.totals.documents + int(step.window.last)
     return replace(step.totals, documents=documents, updates=memory.counts.updates, rollbacks=memory.counts.rollbacks)
 
 
-def conclude(reading: Reading, run: runs.Run, memory: WeightMemory, totals: Totals) -> dict[str, Any]:
+def conclude(reading: Reading, run: runs.Run, memory: Learner, totals: Totals) -> dict[str, Any]:
     """Write the summary, the learned weights and the report."""
     static = totals.static_nats
     if reading.stream.compare == "static" and not memory.parameters:
         static = totals.nats
     totals = replace(totals, static_nats=static)
+    run.close()  # its lines say what was read
     summary = {
         "tokens": totals.tokens,
         "bytes": totals.bytes,
@@ -289,18 +292,22 @@ def conclude(reading: Reading, run: runs.Run, memory: WeightMemory, totals: Tota
         "documents": totals.documents,
         "seconds": totals.seconds,
         "peak_memory_bytes": peak_memory(memory),
+        **summarized(memory, reading.folder / "windows.jsonl", totals.tokens),
         "model": reading.config["model"]["title"],
         "run": str(reading.folder),
         "finished": True,
     }
+    learned = memory
+    if isinstance(memory, MixtureMemory):
+        summary["experts"], learned = memory.standings(), memory.best()
     run.finish(summary)
     if reading.stream.save:
-        formats.save(memory.language_model, memory.trainable, reading.stream.save)
+        formats.save(learned.language_model, learned.trainable, reading.stream.save)
         summary["saved"] = reading.stream.save
     return summary
 
 
-def announce(memory: WeightMemory, expected: int | None, window: Window, compare: bool) -> None:
+def announce(memory: Learner, expected: int | None, window: Window, compare: bool) -> None:
     """Estimated time and memory, on stderr, before a long run starts."""
     began = time.perf_counter()
     with torch.no_grad():
@@ -308,12 +315,14 @@ def announce(memory: WeightMemory, expected: int | None, window: Window, compare
     forward = time.perf_counter() - began
     if memory.windows.window == "overlapping":
         forward *= memory.windows.context / len(window.inputs)  # a document's first window is not full yet
-    learns = (2 / memory.learning.every if memory.learning.cadence == "skip" else 2) if memory.parameters else 0
-    per_window = forward * (1 + learns + compare)
-    weights = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
-    learned = sum(p.numel() * p.element_size() for p in memory.parameters)
-    # prior, gradient and the guard's copy; Adam's two moments
-    held = weights + learned * (3 + 2 * (memory.learning.rule == "adam"))
+    learners = [*memory.active, memory.frozen] if isinstance(memory, MixtureMemory) else [memory]
+    per_window = forward * compare
+    held = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
+    for one in learners:
+        learns = (2 / one.learning.every if one.learning.cadence == "skip" else 2) if one.parameters else 0
+        per_window += forward * (1 + learns)
+        # prior, gradient and the guard's copy; Adam's two moments
+        held += sum(p.numel() * p.element_size() for p in one.parameters) * (3 + 2 * (one.learning.rule == "adam"))
     text = f"about {held / 2**20:,.0f} MiB of weights and learning state"
     if expected is not None:
         seconds = expected / memory.windows.stride * per_window
@@ -328,7 +337,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def expected_tokens(stream: Stream, memory: WeightMemory) -> int | None:
+def expected_tokens(stream: Stream, memory: Learner) -> int | None:
     """Tokens to come, from the size of the files; None where that does not tell."""
     size = 0
     for source in stream.files:
@@ -344,7 +353,7 @@ def expected_tokens(stream: Stream, memory: WeightMemory) -> int | None:
     return tokens if stream.limit is None else min(tokens, stream.limit)
 
 
-def peak_memory(memory: WeightMemory) -> int:
+def peak_memory(memory: Learner) -> int:
     """Most memory held, bytes: on the GPU where the model is there, else resident."""
     if memory.language_model.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())

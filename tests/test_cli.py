@@ -112,8 +112,8 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         Windows("cached", 256, 128),
         Learning(
             learn="lora", layers="2-5", rank=4, target_modules="attention", freeze_embeddings=True, rule="adam",
-            learning_rate=0.05, momentum=0.5, decay=0.01, epsilon=1e-3, statistics="FILE", every=2, cadence="accumulate",
-            reset="document", guard="off", salience="spans", tagger="spacy", seed=7,
+            learning_rate=0.05, momentum=0.5, decay=0.01, epsilon=1e-3, statistics="FILE", every=2,
+            cadence="accumulate", reset="document", guard="off", salience="spans", tagger="spacy", seed=7,
         ),
         Machine("DIR", "bfloat16", "cpu", 1, "<s>", True, 8),
         Stream(

@@ -193,6 +193,7 @@ def _key_figures(summary: Mapping[str, Any], tally: Tally) -> str:
             "nats per token, static",
             number(total.static / total.tokens if compared and total.tokens else None, ".3f"),
         ),
+        ("million operations a token", number((summary.get("flops_per_token") or 0) / 1e6 or None, ",.1f")),
         ("tokens", number(total.tokens)),
         ("bytes", number(total.bytes)),
         ("documents", number(tally.documents)),

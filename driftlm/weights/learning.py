@@ -1,6 +1,6 @@
 """The settings of a memory in weights, and of the training of what weighs its tokens; no heavy import."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from driftlm.errors import DriftError
@@ -15,6 +15,10 @@ Saliences = Literal["uniform", "spans", "tfidf", "camels"]
 # alike on books, SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer
 # there. Adam is the default rule because it never lost to the static model on the other texts (README).
 DEFAULT_RATES = {"sgd": 0.05, "adam": 3e-4, "rms": 1e-4}
+# All weights with Adam, and LoRA with a tenfold rate: on books the best is near the lower end (recipes/results.jsonl:
+# 1e-4, LoRA 3e-3), on text unlike the training ten times that or more. Steps of about 3 keep any rate between two
+# experts close to one of them, and a sixth expert costs 0.2 nats over a fifth: once, however long the stream.
+DEFAULT_EXPERTS = "0,1e-4,3e-4,1e-3,3e-3,1e-2"
 LARGEST = 1e30  # well inside what float32 tensors can be multiplied by
 
 
@@ -28,8 +32,10 @@ class Learning:
         rank: rank of LoRA and DoRA.
         target_modules: `attention`, `mlp`, `all-linear` or module names with commas, for LoRA and DoRA.
         freeze_embeddings: keep the input embeddings (and a head tied to them) as they are.
-        rule: `sgd`, `adam` or `rms`.
+        rule: `sgd`, `adam` or `rms`, or `mixture`: several learners at once, weighed by how well each predicts.
         learning_rate: η; None takes the rule's default.
+        experts: of a mixture: rates with commas, each Adam's or as `RULE:RATE`; 0 is the static model.
+        share: of a mixture: let another expert take over later in the stream.
         momentum: μ of SGD.
         decay: λ of RMS, the pull to the prior.
         epsilon: ε of RMS.
@@ -52,6 +58,8 @@ class Learning:
     freeze_embeddings: bool = False
     rule: str = "adam"
     learning_rate: float | None = None
+    experts: str = ""
+    share: bool = False
     momentum: float = 0.0
     decay: float = 0.0
     epsilon: float = 1e-4
@@ -84,6 +92,14 @@ class Learning:
         if self.tagger != "rules" and self.salience != "spans":
             raise DriftError(f"--tagger was {self.tagger!r}, but --salience {self.salience} has none; give spans.")
         self.layer_range()
+        if self.rule == "mixture":
+            if self.learning_rate is not None:
+                raise DriftError(
+                    f"--learning-rate was {self.learning_rate}, but --rule mixture weighs several; give --experts."
+                )
+            self.strategies()
+        elif self.experts or self.share:
+            raise DriftError(f"--experts and --share belong to a mixture, not to --rule {self.rule}; give one of them.")
 
     def layer_range(self) -> tuple[int, int] | None:
         """`layers` as two numbers."""
@@ -97,6 +113,40 @@ class Learning:
     def rate(self) -> float:
         """η: the one given, or the rule's default."""
         return DEFAULT_RATES.get(self.rule, 1e-4) if self.learning_rate is None else self.learning_rate
+
+    def settled(self) -> "Learning":
+        """The same with what was left to a default written out."""
+        if self.rule == "mixture":
+            return replace(self, experts=self.experts or DEFAULT_EXPERTS)
+        return replace(self, learning_rate=self.rate())
+
+    def strategies(self) -> list["Learning"]:
+        """The experts of a mixture: these settings, each with a rule and a rate of its own.
+
+        Example:
+            >>> [expert.name() for expert in Learning(rule="mixture", experts="0, 3e-4, sgd:0.05").strategies()]
+            ['adam:0', 'adam:0.0003', 'sgd:0.05']
+        """
+        found = []
+        for one in (self.experts or DEFAULT_EXPERTS).split(","):
+            rule, _, rate = one.strip().rpartition(":")
+            try:
+                number = float(rate)
+            except ValueError:
+                raise DriftError(
+                    f"--experts named {one.strip()!r}; give rates with commas, such as 0,1e-3,sgd:0.05."
+                ) from None
+            found.append(replace(self, rule=rule or "adam", learning_rate=number, experts="", share=False))
+        return found
+
+    def name(self) -> str:
+        """Rule and rate, to tell experts apart.
+
+        Example:
+            >>> Learning(rule="sgd", learning_rate=0.05).name()
+            'sgd:0.05'
+        """
+        return f"{self.rule}:{self.rate():g}"
 
 
 @dataclass(frozen=True)

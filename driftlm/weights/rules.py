@@ -190,7 +190,7 @@ def rule_class(name: str) -> Any:
     """
     known = dict(RULES) | {entry.name: entry.value for entry in entry_points(group="driftlm.rules")}
     if name not in known:
-        raise DriftError(f"--rule was {name!r}; give one of {', '.join(sorted(known))}.")
+        raise DriftError(f"--rule was {name!r}; give one of {', '.join(sorted(known))}, or mixture.")
     module, attribute = known[name].split(":")
     return getattr(import_module(module), attribute)
 
