@@ -16,7 +16,7 @@ from driftlm.evaluation.paired import Examined, table_of, write
 from driftlm.evaluation.paired import row_of as row_of  # studies of the bank's parts have the same rows
 from driftlm.evaluation.rivals import Rival, Terms, bank_bytes, checked, taking_part
 from driftlm.evaluation.settings import GREEDY, Asking
-from driftlm.evaluation.sweep import Chosen, chosen_rate
+from driftlm.evaluation.sweep import Chosen, chosen_rate, refuse_without_rate
 from driftlm.streams.questions import Question, QuestionStream
 
 FIRST, LATER = 200, (0, 200, 465, 965, 1465)  # documents asked about, and further ones
@@ -55,6 +55,8 @@ def compare(
         DriftError: for names that make no memory, or a learning rate that cannot be chosen.
     """
     names = checked(memories, terms.salience_network)
+    for name in names:
+        refuse_without_rate(name, terms, validation)
     examined: list[Examined] = []
     for name in names:
         chosen = chosen_rate(name, terms, validation)

@@ -19,6 +19,16 @@ class Chosen(NamedTuple):
     tried: dict[str, float | None] = {}  # noqa: RUF012 - never changed
 
 
+def refuse_without_rate(name: str, terms: Terms, validation: QuestionStream | None) -> None:
+    """Refuse a memory whose learning rate is neither given nor can be chosen: before any other is measured."""
+    if learner_of(name) is None or terms.learning_rate is not None:
+        return
+    if validation is None or not validation.questions:
+        raise DriftError(
+            f"no questions are left to choose the learning rate of {name} on; give --learning-rate or fewer documents."
+        )
+
+
 def chosen_rate(name: str, terms: Terms, validation: QuestionStream | None) -> Chosen:
     """The learning rate of a memory: the one given, or of `RATES` the one after which the answers cost least.
 
@@ -31,10 +41,8 @@ def chosen_rate(name: str, terms: Terms, validation: QuestionStream | None) -> C
         return Chosen()
     if terms.learning_rate is not None:
         return Chosen(terms.learning_rate)
-    if validation is None or not validation.questions:
-        raise DriftError(
-            f"no questions are left to choose the learning rate of {name} on; give --learning-rate or fewer documents."
-        )
+    refuse_without_rate(name, terms, validation)
+    assert validation is not None
     tried = {rate: cost_of(name, terms, validation, rate) for rate in sorted(RATES)}
     best = min(tried, key=lambda rate: tried[rate])
     if not math.isfinite(tried[best]):
