@@ -7,6 +7,7 @@ L = R / G * T query vectors of a group.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from driftlm.errors import DriftError
@@ -84,9 +85,10 @@ class RunningAttention:
         self.peak = queries.new_full((*queries.shape[:3], 1), -math.inf)
         self.total = torch.zeros_like(self.peak)
         self.summed = torch.zeros_like(queries)
-        # One tensor: many small ones, each left behind between large ones that go, would keep their memory from reuse.
+        # Two tensors: many small ones, each left behind between large ones that go, would keep their memory from reuse.
         self.sums = queries.new_empty(*queries.shape[:3], entries)
-        self.peaks: list[tuple[slice, Tensor]] = []
+        self.peaks = queries.new_empty(*queries.shape[:3], 1)  # of each part so far, with room for more
+        self.parts: list[slice] = []
 
     def add(self, keys: Tensor, values: Tensor, bias: Tensor | None) -> None:
         """Take in a part: keys and values (B, C * T, X) for C of the entries, bias (R, C).
@@ -106,10 +108,13 @@ class RunningAttention:
         self.summed = self.summed.mul_(fade) + (weights.view(len(keys), -1, keys.shape[1]) @ values).view(shape)
         self.peak = peak
         if self.sums.shape[-1]:
-            start = self.peaks[-1][0].stop if self.peaks else 0
+            start = self.parts[-1].stop if self.parts else 0
             part = slice(start, start + weights.shape[-1] // self.vectors)
             self.sums[..., part] = weights.unflatten(-1, (-1, self.vectors)).sum(dim=-1)
-            self.peaks.append((part, finite))
+            if len(self.parts) == self.peaks.shape[-1]:
+                self.peaks = F.pad(self.peaks, (0, len(self.parts)))
+            self.peaks[..., len(self.parts)] = finite[..., 0]
+            self.parts.append(part)
 
     @property
     def mean(self) -> Tensor:
@@ -119,7 +124,7 @@ class RunningAttention:
     def shares(self) -> Tensor:
         """(R, N); once, for what was kept for it is used up."""
         log_total = self.peak + self.total.log()
-        for part, peak in self.peaks:
-            self.sums[..., part] *= (peak - log_total).exp_()
+        for number, part in enumerate(self.parts):
+            self.sums[..., part] *= (self.peaks[..., number : number + 1] - log_total).exp_()
         questions = self.peak.shape[0] * self.peak.shape[2] // self.vectors
         return shares_of(self.sums, questions, self.sums.shape[-1])
