@@ -56,11 +56,15 @@ class ComposedMemory:
         if sum(source.modulates for source in sources) > 1:
             raise DriftError("two of the memories modulate the model at once; give one of them.")
         self.weights, self.sources, self.keeps = weights, list(sources), keeps
-        supplied = sum(source.positions for source in sources if source.modulates)
-        refuse_long_context(weights.language_model, weights.windows.context + supplied)
         self.language_model, self.windows = weights.language_model, weights.windows
+        self.refuse_long(self.windows)
         self.meta_trained = all(source.meta_trained for source in sources) and not weights.parameters
         self.begin()
+
+    def refuse_long(self, windows: Windows) -> None:
+        """Refuse windows that the model's positions cannot hold with a modulation before them."""
+        taken = sum(source.positions for source in self.sources if source.modulates)
+        refuse_long_context(self.language_model, windows.context + taken)
 
     def begin(self) -> None:
         """Before the first window of a document."""
@@ -150,8 +154,7 @@ class ComposedMemory:
         Raises:
             DriftError: for windows that the model's positions cannot hold with what is supplied before them.
         """
-        supplied = sum(source.positions for source in self.sources if source.modulates)
-        refuse_long_context(self.language_model, windows.context + supplied)
+        self.refuse_long(windows)
         self.windows = self.weights.windows = windows
         self.weights.rule, self.weights.guard, self.keeps = None, None, False
         self.begin()

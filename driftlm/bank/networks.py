@@ -20,7 +20,7 @@ from driftlm.bank.aggregate import Aggregator, AggregatorSettings
 from driftlm.bank.amortize import Encoder, StatesEncoder
 from driftlm.bank.encoder_decoder import T5Encoder, pretrained, rebuilt
 from driftlm.bank.low_rank import LowRankModulation
-from driftlm.bank.modulate import Modulated, Modulation, PrefixModulation
+from driftlm.bank.modulate import Modulation, PrefixModulation
 from driftlm.bank.settings import NetworksSettings
 from driftlm.errors import DriftError
 from driftlm.models.loading import LanguageModel, load
@@ -66,6 +66,11 @@ class BankNetworks(nn.Module):
         self.to(language_model.device)
 
     @property
+    def positions(self) -> int:
+        """P, positions of the language model that a modulation takes before a prompt."""
+        return self.settings.vectors if self.settings.modulation == "prefix" else 0
+
+    @property
     def reader(self) -> Encoder:
         """What documents are read with."""
         return self.amortizer
@@ -96,17 +101,6 @@ class BankNetworks(nn.Module):
         """(R, T, D). Of a question longer than a part its last tokens are read, where it asks."""
         vectors: Tensor = self.questioner([self.questioner.ending(text) for text in questions])
         return vectors
-
-    @torch.no_grad()
-    def asked(
-        self, questions: Sequence[str], vectors: Tensor, keys: Tensor, moments: Tensor
-    ) -> tuple[Modulated, Tensor]:
-        """What lets the language model answer questions from a bank, and shares of attention (R, N)."""
-        asked = self.question_vectors(questions)
-        scores = self.aggregator.document_scores(self.aggregator.query_key(asked), keys.float(), moments)
-        modulation, shares = self.aggregator.aggregate(asked, vectors, scores)
-        modulated: Modulated = self.modulation(modulation)
-        return modulated, shares
 
     def fingerprint(self) -> str:
         """SHA-256 of all that modulations depend on: weights and settings, the language model, its merged adapter."""

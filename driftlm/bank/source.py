@@ -49,7 +49,7 @@ class BankSource:
     def __init__(self, networks: BankNetworks, aggregation: Aggregation = EXACT) -> None:
         self.networks, self.aggregation = networks.eval(), aggregation
         self.language_model = networks.language_model
-        self.positions = networks.settings.vectors if networks.settings.modulation == "prefix" else 0
+        self.positions = networks.positions
         self.reset()
 
     def reset(self) -> None:

@@ -1,17 +1,20 @@
 """What the parts of a bank are worth: its ways of aggregation, and what it does for running text."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from driftlm.bank.modulations import Modulations
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
+from driftlm.bank.source import bank_of
 from driftlm.composed import BankMemory
 from driftlm.evaluation.asking import from_bank
 from driftlm.evaluation.prequential import read_stream
+from driftlm.evaluation.rivals import bank_bytes
 from driftlm.evaluation.settings import Asking
-from driftlm.evaluation.study import adapted, bytes_per_document, of_aggregation, row_of
+from driftlm.evaluation.study import of_aggregation, row_of
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
 from driftlm.streams.windows import Windows
@@ -25,11 +28,12 @@ def compared(
     networks: BankNetworks, stream: QuestionStream, questions: Sequence[Question], asking: Asking, seed: int
 ) -> list[dict[str, Any]]:
     """One row a way of aggregating the same bank: keys as in `question_answering`, with what the networks are."""
-    bank, seconds = adapted(networks, stream)
-    rows = []
+    began = time.perf_counter()
+    bank, rows = bank_of(networks, stream.documents), []
+    seconds = time.perf_counter() - began
     for aggregation in aggregations(bank, seed):
         found = from_bank(networks, bank, questions, asking, aggregation)
-        size = bytes_per_document(bank, aggregation)
+        size = bank_bytes(bank, aggregation) / bank.documents
         row = row_of(found, len(stream.documents), asking, seconds, size)
         rows.append(kind_of(networks) | of_aggregation(aggregation) | row)
     return rows

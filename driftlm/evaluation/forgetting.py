@@ -6,8 +6,8 @@ from typing import Any
 
 from driftlm.errors import DriftError
 from driftlm.evaluation.prequential import read_stream
-from driftlm.evaluation.rivals import GIVEN, Terms, checked, parts_of, taking_part
-from driftlm.evaluation.sweep import chosen_rate
+from driftlm.evaluation.rivals import GIVEN, Terms, parts_of, taking_part
+from driftlm.evaluation.sweep import chosen_rate, comparable
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import QuestionStream
 from driftlm.streams.windows import Windows
@@ -44,10 +44,11 @@ def forgotten(
         DriftError: also for memories that are given the right document of a question, of which there is none here.
     """
     rows = []
-    for name in checked(memories, terms.salience_network):
+    names = comparable(memories, terms, validation)
+    for name in names:
         if given := [part for part in parts_of(name) if part in GIVEN]:
             raise DriftError(f"no question is asked where {given[0]} would give its document; leave it out.")
-    for name in checked(memories, terms.salience_network):
+    for name in names:
         chosen = chosen_rate(name, terms, validation)
         with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
             rival.adapt(stream.documents)

@@ -135,13 +135,13 @@ class Rival:
         """The grid on which every document that fits the model's positions is one window."""
         longest = max(len(self.language_model.encode(document.text)[1]) for document in documents)
         positions = getattr(self.language_model.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = longest if positions is None else min(longest, positions - prefix_positions(self.terms.networks))
+        longest = longest if positions is None else min(longest, positions - self.terms.networks.positions)
         return Windows("overlapping", longest, longest)
 
     @property
     def positions(self) -> int:
         """Positions that what modulates the model takes before a prompt."""
-        return prefix_positions(self.terms.networks) if {*self.parts} & {*MODULATING} else 0
+        return self.terms.networks.positions if {*self.parts} & {*MODULATING} else 0
 
     def adapt(self, documents: Sequence[Document], asked: Sequence[Question] = ()) -> None:
         """Learn documents, after those of earlier calls: the weights a window a step, the sources in batches.
@@ -201,11 +201,6 @@ def source_of(part: str, terms: Terms) -> Source:
     model = terms.networks.language_model
     index = BM25Index() if part == "bm25" else DenseIndex(StatesOfModel(model))
     return RetrievalSource(index, model, terms.retrieved, terms.budget)
-
-
-def prefix_positions(networks: BankNetworks) -> int:
-    """Positions of a bank's modulation."""
-    return networks.settings.vectors if networks.settings.modulation == "prefix" else 0
 
 
 def bytes_of(source: Source) -> float:

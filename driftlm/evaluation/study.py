@@ -1,22 +1,20 @@
 """Studies of memories that answer questions, each one function that gives rows for a table."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from driftlm.bank.modulations import Modulations
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.errors import DriftError
 from driftlm.evaluation.answering import Answered, retention, summarized
-from driftlm.evaluation.asking import answered, bank_of
+from driftlm.evaluation.asking import answered
 from driftlm.evaluation.cost import Spent
 from driftlm.evaluation.paired import Examined, table_of, write
 from driftlm.evaluation.paired import row_of as row_of  # studies of the bank's parts have the same rows
-from driftlm.evaluation.rivals import Rival, Terms, bank_bytes, checked, taking_part
+from driftlm.evaluation.rivals import Rival, Terms, taking_part
 from driftlm.evaluation.settings import GREEDY, Asking
-from driftlm.evaluation.sweep import Chosen, chosen_rate, refuse_without_rate
+from driftlm.evaluation.sweep import Chosen, chosen_rate, comparable
 from driftlm.streams.questions import Question, QuestionStream
 
 FIRST, LATER = 200, (0, 200, 465, 965, 1465)  # documents asked about, and further ones
@@ -54,11 +52,8 @@ def compare(
     Raises:
         DriftError: for names that make no memory, or a learning rate that cannot be chosen.
     """
-    names = checked(memories, terms.salience_network)
-    for name in names:
-        refuse_without_rate(name, terms, validation)
     examined: list[Examined] = []
-    for name in names:
+    for name in comparable(memories, terms, validation):
         chosen = chosen_rate(name, terms, validation)
         with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
             examined.append(examine(rival, chosen, stream, questions, asking))
@@ -111,17 +106,6 @@ def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
     return {"aggregation": aggregation.way, "size": aggregation.size or None}
 
 
-def adapted(networks: BankNetworks, stream: QuestionStream) -> tuple[Modulations, float]:
-    """A bank of all documents, and the seconds that it took."""
-    began = time.perf_counter()
-    return bank_of(networks, stream.documents), time.perf_counter() - began
-
-
-def bytes_per_document(bank: Modulations, aggregation: Aggregation) -> float:
-    """Vectors and keys of the bank that is attended to, over the documents that it is made of."""
-    return bank_bytes(bank, aggregation) / bank.documents
-
-
 def retained(
     terms: Terms,
     stream: QuestionStream,
@@ -146,7 +130,7 @@ def retained(
     first = {document.id for document in stream.documents[:FIRST]}
     questions = [one for one in stream.questions if one.document in first]
     rows: list[dict[str, Any]] = []
-    for name in checked(memories, terms.salience_network):
+    for name in comparable(memories, terms, validation):
         chosen = chosen_rate(name, terms, validation)
         start: list[Answered] | None = None
         done = 0

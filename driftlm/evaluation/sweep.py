@@ -1,11 +1,12 @@
 """Learning rates of memories in weights, each chosen on a stream that is not the one they are compared on."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from driftlm.errors import DriftError
 from driftlm.evaluation.asking import gold_nats
-from driftlm.evaluation.rivals import Terms, learner_of, taking_part
+from driftlm.evaluation.rivals import Terms, checked, learner_of, taking_part
 from driftlm.streams.questions import QuestionStream
 
 # The four that CaMeLS sweeps (arXiv 2305.15076, appendix), and larger ones, which small models need.
@@ -19,8 +20,16 @@ class Chosen(NamedTuple):
     tried: dict[str, float | None] = {}  # noqa: RUF012 - never changed
 
 
+def comparable(memories: Sequence[str], terms: Terms, validation: QuestionStream | None) -> list[str]:
+    """Names as `checked` gives them, none of which lacks a learning rate: refused before anything is measured."""
+    names = checked(memories, terms.salience_network)
+    for name in names:
+        refuse_without_rate(name, terms, validation)
+    return names
+
+
 def refuse_without_rate(name: str, terms: Terms, validation: QuestionStream | None) -> None:
-    """Refuse a memory whose learning rate is neither given nor can be chosen: before any other is measured."""
+    """Refuse a memory whose learning rate is neither given nor can be chosen."""
     if learner_of(name) is None or terms.learning_rate is not None:
         return
     if validation is None or not validation.questions:

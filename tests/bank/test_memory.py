@@ -12,6 +12,7 @@ from driftlm.bank.networks import load_networks
 from driftlm.bank.source import BankSource
 from driftlm.composed import BankMemory
 from driftlm.streams.facts import facts
+from tests.bank.at_once import asked as asked_at_once
 from tests.conformance.build import TOKENIZER, language_model, numbers, read, reads_numbers, spelled
 from tests.families import BOS, CACHED_FAMILIES, FAMILIES, random_ids
 
@@ -41,7 +42,7 @@ def source_of(memory: BankMemory) -> BankSource:
 def prefix_of(memory: BankMemory, tokens: Sequence[int]) -> DynamicCache:
     """The modulation for a question of these tokens, from the bank as it is."""
     bank, networks = source_of(memory).bank, source_of(memory).networks
-    prefix, _ = networks.asked([TOKENIZER.decode(tokens)], bank.vectors, bank.keys, bank.moments)
+    prefix, _ = asked_at_once(networks, [TOKENIZER.decode(tokens)], bank.vectors, bank.keys, bank.moments)
     return DynamicCache(list(prefix))
 
 

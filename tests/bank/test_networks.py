@@ -14,6 +14,7 @@ from driftlm.bank.settings import NetworksSettings
 from driftlm.errors import DriftError
 from driftlm.models.answers import generate
 from driftlm.models.prompting import prompt_ids
+from tests.bank.at_once import asked as asked_at_once
 from tests.conformance.build import language_model
 from tests.families import BOS, FAMILIES
 
@@ -106,7 +107,7 @@ def test_what_was_saved_gives_the_same_bits(family: str, tmp_path: Path) -> None
     outputs = []
     for one in (made, again):
         ((vectors, keys),) = one.amortize(["It rained in Paris."])
-        prefix, shares = one.asked(QUESTIONS, vectors, keys, torch.tensor([1.0], dtype=torch.float64))
+        prefix, shares = asked_at_once(one, QUESTIONS, vectors, keys, torch.tensor([1.0], dtype=torch.float64))
         outputs.append([vectors, keys, shares, *(tensor for layer in prefix for tensor in layer)])
     assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
@@ -125,7 +126,7 @@ def test_networks_without_a_document_score_are_saved_and_loaded(tmp_path: Path) 
     again = load_networks(tmp_path, language_model("llama"))
     ((vectors, keys),) = again.amortize(["It rained."])
     assert again.settings == settings and keys.shape == (1, 0)
-    again.asked(["Where?"], vectors, keys, torch.tensor([1.0], dtype=torch.float64))
+    asked_at_once(again, ["Where?"], vectors, keys, torch.tensor([1.0], dtype=torch.float64))
 
 
 @families
@@ -136,7 +137,9 @@ def test_networks_with_a_lora_are_saved_and_loaded_and_answer(family: str, tmp_p
     again = load_networks(tmp_path, language_model(family))
     assert again.settings == settings
     ((vectors, keys),) = made.amortize(["It rained in Paris."])
-    (one, _), (other, _) = (each.asked(QUESTIONS, vectors, keys, torch.zeros(1).double()) for each in (made, again))
+    (one, _), (other, _) = (
+        asked_at_once(each, QUESTIONS, vectors, keys, torch.zeros(1).double()) for each in (made, again)
+    )
     assert isinstance(one, LowRank) and isinstance(other, LowRank)
     assert list(one.factors) == list(other.factors)
     for factors, others in zip(one.factors.values(), other.factors.values(), strict=True):
@@ -214,8 +217,8 @@ def test_the_order_of_a_banks_entries_changes_no_answer(family: str) -> None:
     moments[1] = torch.nan
     order = torch.randperm(len(vectors))
     assert not torch.equal(order, torch.arange(len(vectors)))
-    prefix, shares = made.asked(QUESTIONS, vectors, keys, moments)
-    again, permuted = made.asked(QUESTIONS, vectors[order], keys[order], moments[order])
+    prefix, shares = asked_at_once(made, QUESTIONS, vectors, keys, moments)
+    again, permuted = asked_at_once(made, QUESTIONS, vectors[order], keys[order], moments[order])
     torch.testing.assert_close(permuted, shares[:, order], atol=1e-5, rtol=1e-5)
     for layer, other in zip(prefix, again, strict=True):
         torch.testing.assert_close(layer, other, atol=1e-5, rtol=1e-5)

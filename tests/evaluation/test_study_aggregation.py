@@ -15,6 +15,7 @@ from driftlm.bank.settings import Aggregation
 from driftlm.errors import DriftError
 from driftlm.evaluation.asking import bank_of
 from driftlm.evaluation.settings import Asking
+from tests.bank.at_once import asked as asked_at_once
 from tests.evaluation.made_banks import SMALL, networks, stream, tensors, unknown_times
 
 QUESTIONS = [question.text for question in stream().questions[:3]]
@@ -58,7 +59,7 @@ def test_keys_and_values_are_kept_for_several_questions_as_long_as_they_fit(
     monkeypatch.setattr(asked, "KEPT_BYTES", size - 1)
     chunked = AskedBank(made, bank, several=True)
     assert chunked.projected is None
-    modulated, shares = made.asked(QUESTIONS, bank.vectors, bank.keys, bank.moments)
+    modulated, shares = asked_at_once(made, QUESTIONS, bank.vectors, bank.keys, bank.moments)
     members = [[entry] for entry in range(len(bank.keys))]
     for ready in (kept, chunked):
         found, weights = ready.asked(QUESTIONS)
@@ -76,7 +77,7 @@ def test_a_smaller_bank_gives_its_members_equal_parts(
     whole = Reduced.of(bank.vectors, bank.keys, bank.moments)
     ways = {"pruned": lambda: pruned(whole, 5, 3), "averaged": lambda: averaged(whole, 5, 3)}
     smaller = ways.get(way, lambda: nearest_averaged(whole, 5))()
-    modulated, shares = made.asked(QUESTIONS, *smaller[:3])
+    modulated, shares = asked_at_once(made, QUESTIONS, *smaller[:3])
     ready = AskedBank(made, bank, Aggregation(way, 5, 3), several)  # type: ignore[arg-type]
     found, weights = ready.asked(QUESTIONS)
     same(found, modulated)
@@ -91,7 +92,7 @@ def test_the_nearest_are_a_bank_of_their_own(made: BankNetworks, bank: Modulatio
     for row, question in enumerate(QUESTIONS):
         query = made.aggregator.query_key(made.question_vectors([question]))
         rows = (query @ bank.keys.T)[0].argsort(descending=True)[:4]
-        modulated, shares = made.asked([question], bank.vectors[rows], bank.keys[rows], bank.moments[rows])
+        modulated, shares = asked_at_once(made, [question], bank.vectors[rows], bank.keys[rows], bank.moments[rows])
         same(ready.asked([question])[0], modulated)
         wanted = of_documents(bank, [[int(one)] for one in rows], shares)
         torch.testing.assert_close(weights[row : row + 1], wanted, atol=1e-5, rtol=1e-5)
