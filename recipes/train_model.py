@@ -4,10 +4,10 @@
     python -m recipes.train_model CORPUS --tokenizer build/bundled/tokenizer --out build/bundled \
         --tokens 60_000_000 --threads 2
 
-A Llama of 5.2 M parameters. Matrices inside the blocks learn by Muon, the rest by AdamW. The rate
-rises for 200 steps, stays, and falls linearly to zero over the last `--decay` of the run, so a longer
-run can start from any checkpoint made before the fall. The first `--short` of the steps see sequences
-of 256 tokens (attention is cheaper there), the others the full 1,024.
+A Llama of 5.2 M parameters, or with `--width` and `--layers` of another size. Matrices inside the blocks learn by Muon,
+the rest by AdamW. The rate rises for 200 steps, stays, and falls linearly to zero over the last `--decay` of the run,
+so a longer run can start from any checkpoint made before the fall. The first `--short` of the steps see sequences of
+256 tokens (attention is cheaper there), the others the full 1,024.
 
 Killed at any time, the same command goes on from the last checkpoint with the same data order.
 Every `--log` steps one JSON line goes to OUT/log.jsonl; the finished model goes to OUT/model in bfloat16.
@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from recipes.corpus import books
 
 HELD_OUT_BOOKS = 4
+HEAD_WIDTH = 64
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
 WARM_UP = 200
 
@@ -89,15 +90,16 @@ def tokenized(corpus: Path, folder: Path, tokenizer_folder: Path) -> tuple[np.nd
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1]), json.loads(paths[2].read_text())["bytes"]
 
 
-def fresh_model(vocabulary: int) -> LlamaForCausalLM:
+def fresh_model(vocabulary: int, width: int, layers: int) -> LlamaForCausalLM:
+    heads = max(1, width // HEAD_WIDTH)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
+        hidden_size=width,
+        intermediate_size=5 * width // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2),
+        head_dim=HEAD_WIDTH,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=0,
@@ -113,6 +115,8 @@ def main() -> None:
     arguments.add_argument("--tokenizer", type=Path, required=True)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--tokens", type=int, default=60_000_000)
+    arguments.add_argument("--width", type=int, default=256, help=f"a multiple of {HEAD_WIDTH}")
+    arguments.add_argument("--layers", type=int, default=6)
     arguments.add_argument("--tokens-per-step", type=int, default=8192)
     arguments.add_argument("--short", type=float, default=0.6, help="share of the steps on sequences of 256 tokens")
     arguments.add_argument("--decay", type=float, default=0.3, help="share of the steps over which the rate falls")
@@ -132,7 +136,7 @@ def main() -> None:
     )
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    model = fresh_model(len(tokenizer)).to(options.device)
+    model = fresh_model(len(tokenizer), options.width, options.layers).to(options.device)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]

@@ -4,22 +4,24 @@
 
 This is `driftlm train salience` on the bundled model with the bank's adapter, which taught it to answer. Afterwards
 the mean weight of the tokens of names, of values (the answers) and of all else is printed, on documents about unseen
-names, and a few of these documents with the weight of every token.
+names, and a few of these documents with the weight of every token. `--ship` puts the network into the package.
 """
 
 import argparse
+import json
 import random
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 
-from driftlm.bank.networks import BUNDLED
+from driftlm.bank.networks import BUNDLED as READER
 from driftlm.models.loading import LanguageModel, load
 from driftlm.options import Machine
 from driftlm.streams.facts import Subject, World
 from driftlm.training.salience import train
-from driftlm.weights.camels import SalienceNetwork, hidden_states, load_network
+from driftlm.weights.camels import BUNDLED, FACTS, WEIGHTS, SalienceNetwork, hidden_states, load_network
 from driftlm.weights.learning import SalienceTraining
 from driftlm.weights.spelling import Spelling
 
@@ -36,7 +38,7 @@ def weighed(network: SalienceNetwork, reader: LanguageModel, text: str) -> list[
 
 def part_of(subject: Subject, text: str, start: int, end: int) -> str:
     """Whether a token belongs to a value, to a name, or to neither."""
-    parts = {"value": subject.values.values(), "name": [subject.name]}
+    parts = {"values": subject.values.values(), "names": [subject.name]}
     for part, wanted in parts.items():
         for one in wanted:
             first = text.find(one)
@@ -44,7 +46,28 @@ def part_of(subject: Subject, text: str, start: int, end: int) -> str:
                 if start < first + len(one) and first < end:
                     return part
                 first = text.find(one, first + 1)
-    return "else"
+    return "other words"
+
+
+def card(steps: int, means: dict[str, float]) -> str:
+    """What the shipped folder is."""
+    weighed = ", ".join(f"{mean:.2f} of {part}" for part, mean in means.items())
+    return f"""# The bundled salience network
+
+Weighs tokens for `--salience camels`: one hidden layer on the bundled model's last hidden states, meta-trained for
+{steps} steps on the world of facts (`driftlm.streams.facts`), which is all that it knows. Mean weights on documents
+about unseen names, where a value is what can be asked for: {weighed}.
+Made by `recipes.train_salience`; licence Apache-2.0.
+"""
+
+
+def ship(folder: Path, text: str) -> None:
+    """Put the network into the package; its facts name the bundled model by no place of this machine."""
+    BUNDLED.mkdir(exist_ok=True)
+    shutil.copyfile(folder / WEIGHTS, BUNDLED / WEIGHTS)
+    facts = json.loads((folder / FACTS).read_text()) | {"name": "driftlm/models/bundled"}
+    (BUNDLED / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+    (BUNDLED / "README.md").write_text(text)
 
 
 def main() -> None:
@@ -53,11 +76,12 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=150)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--ship", action="store_true")
     options = arguments.parse_args()
 
     training = SalienceTraining(steps=options.steps, seed=options.seed)
     machine = Machine(threads=options.threads)
-    train(machine, training, stream="facts", out=options.out, reader=str(BUNDLED), log=10, check=50)
+    train(machine, training, stream="facts", out=options.out, reader=str(READER), log=10, check=50)
 
     network, reader = load_network(options.out)[0], load()
     world = World("validation", random.Random(1))
@@ -70,8 +94,11 @@ def main() -> None:
             by_part[part_of(subject, text, start, end)].append(weight)
         if number < SHOWN:
             print(" ".join(f"{text[start:end].strip()}:{weight:.2f}" for start, end, weight in found))
-    for part, weights in sorted(by_part.items()):
-        print(f"{part}: mean weight {sum(weights) / len(weights):.3f} over {len(weights):,} tokens")
+    means = {part: sum(weights) / len(weights) for part, weights in sorted(by_part.items(), reverse=True)}
+    for part, mean in means.items():
+        print(f"{part}: mean weight {mean:.3f} over {len(by_part[part]):,} tokens")
+    if options.ship:
+        ship(options.out, card(options.steps, means))
 
 
 if __name__ == "__main__":

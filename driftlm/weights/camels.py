@@ -20,6 +20,7 @@ from driftlm.streams.windows import Window
 from driftlm.weights.prior import Prior
 
 WEIGHTS, FACTS = "salience.safetensors", "salience.json"
+BUNDLED = Path(__file__).parent / "bundled"  # for the bundled model, trained on the world of facts
 SHARPNESS = 3.0  # β of the softplus
 
 
@@ -70,7 +71,7 @@ def load_network(folder: str | Path) -> tuple[SalienceNetwork, dict[str, Any]]:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DriftError(
-            f"--salience-network {folder} holds no salience network; give a folder that `driftlm train salience` wrote."
+            f"{folder} holds no salience network; give --salience-network a folder that `driftlm train salience` wrote."
         ) from error
     return network.eval().requires_grad_(False), facts
 
@@ -92,19 +93,21 @@ class Camels:
 
     @staticmethod
     def load(folder: str | Path, language_model: LanguageModel, prior: Prior, context: int) -> "Camels":
-        """The network of a folder for a memory's model.
+        """The network of a folder, or the bundled one where none is named, for a memory's model.
 
         Raises:
             DriftError: where the proxy has another tokenizer.
         """
+        folder = folder or BUNDLED
         network, facts = load_network(folder)
         if facts["language_model"] == language_model.fingerprint:
             return Camels(network, language_model, prior.in_force, context)
         proxy = load(facts["name"], device=str(language_model.device))
         if proxy.tokenizer.get_vocab() != language_model.tokenizer.get_vocab():
             raise DriftError(
-                f"--salience-network {folder} weighs tokens of {facts['name']!r}, whose tokenizer is not that of "
-                f"{language_model.name!r}; train one for this model with `driftlm train salience`."
+                f"the salience network {folder} weighs tokens of {facts['name']!r}, whose tokenizer is not that of "
+                f"{language_model.name!r}; train one for this model with `driftlm train salience` and give its folder "
+                f"as --salience-network."
             )
         return Camels(network, proxy, nullcontext, context)
 

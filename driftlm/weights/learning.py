@@ -47,7 +47,8 @@ class Learning:
         salience: which tokens to learn from: all alike (`uniform`), names and dates (`spans`), words that are rare in
             the documents before (`tfidf`), or as a meta-trained network says (`camels`).
         tagger: of `spans`: built-in `rules`, or `spacy` or `spacy:MODEL`.
-        salience_network: of `camels`: a folder that `driftlm train salience` wrote.
+        salience_network: of `camels`: a folder that `driftlm train salience` wrote; empty for the bundled one, which
+            knows the world of facts.
         seed: of the random half of a new LoRA.
     """
 
@@ -84,10 +85,10 @@ class Learning:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
                 raise DriftError(f"--{name.replace('_', '-')} was {value}; give a number from 0 to {LARGEST:.0e}.")
-        if (self.salience == "camels") != bool(self.salience_network):
+        if self.salience != "camels" and self.salience_network:
             raise DriftError(
-                f"--salience was {self.salience} and --salience-network {self.salience_network!r}; give camels and a "
-                f"folder that `driftlm train salience` wrote, or neither."
+                f"--salience-network was {self.salience_network!r}, but --salience {self.salience} has none; "
+                f"give camels."
             )
         if self.tagger != "rules" and self.salience != "spans":
             raise DriftError(f"--tagger was {self.tagger!r}, but --salience {self.salience} has none; give spans.")

@@ -226,14 +226,30 @@ def test_a_proxy_serves_models_with_its_tokenizer(tmp_path: Path) -> None:
     assert torch.allclose(weights, torch.ones(len(weights)), atol=1e-5)
 
 
+def test_the_bundled_network_learns_from_what_is_told_of_a_name() -> None:
+    """The value, which a question can ask for, not the words that every such sentence has."""
+    memory = WeightMemory(MODEL, Windows("overlapping", 64, 64), Learning(salience="camels"))
+    text = "Ada Lowell lives in Lisbon. Ada Lowell works as a painter."
+    (window,) = windows_of(memory, text)
+    assert memory.salience is not None
+    weights = dict(zip(range(window.new), memory.salience.weights(window).tolist(), strict=True))
+    ends = memory.encode(text)[1]
+    told = [
+        weights[n]
+        for n, end in enumerate(ends)
+        if any(text.find(one) < end <= text.find(one) + len(one) for one in ("Lisbon", "painter"))
+    ]
+    rest = [weights[n] for n, end in enumerate(ends) if weights[n] not in told]
+    assert sum(told) / len(told) > 2 * sum(rest) / len(rest)
+
+
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for settings, message in (
         ({"salience": "all"}, "--salience was 'all'; give one of uniform, spans, tfidf, camels"),
-        ({"salience": "camels"}, "give camels and a folder that `driftlm train salience` wrote, or neither"),
-        ({"salience_network": "x"}, "give camels and a folder"),
+        ({"salience_network": "x"}, "give camels"),
         ({"tagger": "spacy"}, "--salience uniform has none; give spans"),
     ):
         with pytest.raises(DriftError, match=message):
@@ -241,7 +257,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="--tagger was 'ner'; give rules, spacy or spacy:MODEL"):
         tagger_of("ner")
     with pytest.raises(
-        DriftError, match="holds no salience network; give a folder that `driftlm train salience` wrote"
+        DriftError, match="holds no salience network; give --salience-network a folder that `driftlm train"
     ):
         WeightMemory(MODEL, GRID, Learning(salience="camels", salience_network=str(tmp_path)))
 
