@@ -291,3 +291,15 @@ def test_spacy_leaves_numbers_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(DriftError, match="needs spaCy; install it with `pip install 'driftlm"):
         tagger_of("spacy")
+
+
+def test_spacy_finds_what_its_pipeline_names(tmp_path: Path) -> None:
+    """The library itself, where it is installed, with a pipeline of three rules."""
+    spacy = pytest.importorskip("spacy", reason="the extra `ner` is not installed")
+    pipeline = spacy.blank("en")
+    named = (("PERSON", "Ada Lowell"), ("GPE", "Lisbon"), ("CARDINAL", "three"))
+    pipeline.add_pipe("entity_ruler").add_patterns([{"label": label, "pattern": text} for label, text in named])
+    pipeline.to_disk(tmp_path / "ruler")
+    text = "Ada Lowell left Lisbon with three cats."
+    found = tagger_of(f"spacy:{tmp_path / 'ruler'}")(text)
+    assert [text[start:end] for start, end in found] == ["Ada Lowell", "Lisbon"]
