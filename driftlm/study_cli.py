@@ -26,6 +26,7 @@ def study(
     size: int = 0,
     retrieved: int = 1,
     budget: int = 256,
+    encoder: str = "states",
     salience_network: str = "",
     learning_rate: float | None = None,
     sweep_documents: int = 64,
@@ -53,10 +54,13 @@ def study(
         aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
             or to a bank made smaller first.
         size: entries attended to, of a group, or of the smaller bank.
-        retrieved: documents that `bm25` and `dense` find for a question.
+        retrieved: documents that `bm25` and `dense` find for a question, and largest shares of `bank` that count as
+            found: recall is of so many.
         budget: most tokens of their texts together.
-        salience_network: folder of the network of `camels`.
-        learning_rate: of the weights that learn; without, the best of six on documents that are not studied.
+        encoder: of `dense`: `states` of the language model, `contriever:FOLDER`, `mean:FOLDER` (as all-MiniLM),
+            `bge:FOLDER`, `dpr:FOLDER,QUESTION_FOLDER`, or `sentence:FOLDER` (sentence-transformers).
+        salience_network: folder of the network of `camels`; empty for the bundled one.
+        learning_rate: of the weights that learn; without, the best of seven on documents that are not studied.
         sweep_documents: how many of those.
         text: what `forgetting` reads, files or folders; without, documentation of Python.
         out: folder for the answers as JSON lines (`qa`) or the chart (`retention`).
@@ -78,6 +82,7 @@ def study(
         aggregation=Aggregation(aggregation, size, seed),
         retrieved=retrieved,
         budget=budget,
+        encoder=encoder,
         salience_network=salience_network,
         learning_rate=learning_rate,
         sweep_documents=sweep_documents,

@@ -8,11 +8,12 @@ from typing import Any
 
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.banking import networks_at
+from driftlm.context.named_encoders import STATES, parsed
 from driftlm.errors import DriftError
 from driftlm.evaluation.bank_cost import MEASURED, cost_rows
 from driftlm.evaluation.bank_studies import compared, text_rows
 from driftlm.evaluation.forgetting import forgotten, unrelated
-from driftlm.evaluation.rivals import Terms, checked, learner_of
+from driftlm.evaluation.rivals import Terms, checked, learner_of, parts_of
 from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import compare, retained
 from driftlm.options import Machine
@@ -39,6 +40,7 @@ def studied(
     budget: int = 256,
     salience_network: str = "",
     learning_rate: float | None = None,
+    encoder: str = STATES,
     sweep_documents: int = 64,
     text: tuple[str, ...] = (),
     out: str = "",
@@ -65,8 +67,12 @@ def studied(
         raise DriftError(f"study bank aggregates in every way; leave out --aggregation {aggregation.way}.")
     if what != "bank" and len(networks) > 1:
         raise DriftError(f"--networks named {len(networks)} folders; study {what} takes one, study bank several.")
-    if what in OF_MEMORIES:
-        names = checked(memories, salience_network)
+    names = checked(memories) if what in OF_MEMORIES else []
+    parsed(encoder)
+    if encoder != STATES and not any("dense" in parts_of(name) for name in names):
+        raise DriftError(
+            f"--encoder was {encoder}, and no memory here has dense; add dense to --memories or leave it out."
+        )
     chosen = questions_of(stream, min(documents, MEASURED) if what == "cost" else documents, seed)
     asked = sample(chosen.questions, questions, seed)
     if what == "bank":
@@ -74,7 +80,7 @@ def studied(
     made = networks_at(machine, networks[0] if networks else "")
     if what == "cost":
         return cost_rows(made, chosen, documents, asking, aggregation)
-    terms = Terms(made, aggregation, retrieved, budget, salience_network, learning_rate)
+    terms = Terms(made, aggregation, retrieved, budget, salience_network, learning_rate, encoder)
     swept = any(learner_of(name) is not None for name in names) and learning_rate is None
     validation = validation_of(stream, chosen, sweep_documents, seed) if swept else None
     if what == "qa":

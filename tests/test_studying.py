@@ -10,9 +10,12 @@ from driftlm import DriftError
 from driftlm.bank.networks import BankNetworks
 from driftlm.cli import main
 from driftlm.evaluation.paired import read, table_of
+from driftlm.evaluation.tables import show_rows
 from driftlm.models.loading import load
 from driftlm.streams.facts import facts
+from driftlm.streams.questions import read_questions
 from driftlm.studying import questions_of, validation_of
+from tests.context.made_encoders import saved, states, tiny_bert
 from tests.evaluation.made_banks import SMALL
 from tests.running import tiny_model
 
@@ -61,6 +64,35 @@ def test_memories_are_compared_from_the_command_line(
     assert row["bytes"] == len(Path(__file__).read_bytes()) and row["memory"] == "bank"
 
 
+def test_a_dense_memory_finds_with_the_encoder_that_was_named(
+    file: Path, made: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(tiny_bert(), tmp_path / "bert")
+    some = ["--stream", file, "--retrieved", "4", "--out", tmp_path / "out", "--encoder", f"contriever:{folder}"]
+    memories = ["none", "dense", "bm25", "bank"]
+    rows = json.loads(said(capsys, "study", "qa", *some, "--memories", *memories, "--json", *made))["rows"]
+    whole = read_questions(str(file))
+    texts = torch.stack([states(tiny_bert(), document.text).mean(0) for document in whole.documents])
+    places, shares = list[int](), list[float]()
+    for question in whole.questions:
+        scores, order = (texts @ states(tiny_bert(), question.text).mean(0)).sort(descending=True)
+        places.append([whole.documents[place].id for place in order.tolist()].index(question.document))
+        shares.append([*scores[:4].softmax(0).tolist(), 0.0, 0.0, 0.0, 0.0][places[-1]])
+    none, dense, bm25, bank = rows
+    assert dense["recall"] == sum(place < 4 for place in places) / len(places)
+    assert dense["recall_at_1"] == sum(place == 0 for place in places) / len(places)
+    assert 1 > dense["recall"] > dense["recall_at_1"] > 0
+    assert dense["weight"] == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+    assert (bm25["recall"], bm25["recall_at_1"]) == (1, 1) and bank["recall"] >= bank["recall_at_1"]
+    assert [row["encoder"] for row in rows] == [None, f"contriever:{folder}", None, None]
+    assert [row["retrieved"] for row in rows] == [None, 4, 4, 4]
+    assert none["recall"] is none["recall_at_1"] is None
+    assert table_of(read(tmp_path / "out")) == rows
+    show_rows(rows)
+    header = capsys.readouterr().out.splitlines()[0]
+    assert all(name in header for name in ("recall at 1", "retrieved", "encoder"))
+
+
 def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
     chosen = questions_of(str(file), 3, 0)
     held_out = validation_of(str(file), chosen, 2, seed=0)
@@ -78,7 +110,6 @@ def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
     [
         (["qa", "--memories", "bnak"], "--memories named 'bnak'"),
         (["qa", "--memories", "bank+one"], "modulate the model"),
-        (["qa", "--memories", "camels"], "--salience-network"),
         (["qa", "--sweep-documents", "0"], "--sweep-documents 0"),
         (["qa", "--learning-rate", "0"], "--learning-rate was 0.0; give a number above 0"),
         (["qa", "--text", "a.txt"], "leave out --text"),
@@ -86,6 +117,13 @@ def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
         (["forgetting", "--out", "x"], "writes no files; leave out --out"),
         (["forgetting", "--memories", "one", "--documents", "2"], "where one would give its document"),
         (["cost", "--memories", "uniform"], "about a bank alone"),
+        (
+            ["qa", "--memories", "dense", "--encoder", "bert:x"],
+            "--encoder was 'bert:x'; give one of states, contriever",
+        ),
+        (["qa", "--memories", "bm25", "--encoder", "bge:x"], "no memory here has dense"),
+        (["cost", "--encoder", "bge:x"], "no memory here has dense"),
+        (["qa", "--memories", "dense", "--encoder", "bge:nowhere"], "no text encoder can be loaded from 'nowhere'"),
         (["retention", "--documents", "20"], "retention needs more than 200"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from driftlm.errors import DriftError
-from driftlm.models.loading import first_sentence
+from driftlm.models.loading import first_sentence, no_progress_bar
 
 
 class SentenceEncoder:
@@ -23,10 +23,12 @@ class SentenceEncoder:
             package = importlib.import_module("sentence_transformers")
         except ImportError as error:
             raise DriftError(
-                'the package sentence-transformers is missing; run pip install "driftlm[dense]".'
+                f"sentence-transformers, or a package it needs, is missing ({first_sentence(error)}); "
+                f'run pip install "driftlm[dense]".'
             ) from error
         try:
-            self.model = package.SentenceTransformer(str(name), device=device, local_files_only=True)
+            with no_progress_bar():
+                self.model = package.SentenceTransformer(str(name), device=device, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise DriftError(
                 f"no sentence-transformers model can be loaded from {str(name)!r} ({first_sentence(error)}); "

@@ -29,7 +29,7 @@ class Answered:
     `nats` is -ln p of the gold answer given the question, summed over its `tokens`; `weight` the share of the memory's
     attention that the right document got, where there is one; `seconds` the time that the answer took; `cut` whether
     the document in the context had to be cut; `prompt` the tokens before the answer; `recalled` whether the right
-    document was found, where documents were looked for.
+    document was found, where documents were looked for; `recalled_first` whether as the first of several.
 
     >>> Answered(Question("Where?", ("Paris",), "a"), "Paris", 1.5, 2, None, 0.1).prediction
     'Paris'
@@ -44,6 +44,7 @@ class Answered:
     cut: bool = False
     prompt: int = 0
     recalled: bool | None = None
+    recalled_first: bool | None = None
 
 
 def normalized(text: str) -> str:
@@ -172,7 +173,8 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
     """Means over questions, ready for JSON: a number that is undefined or not finite is None, never NaN.
 
     - `questions`: how many; `em`, `prefix_em`, `f1`: shares from 0 to 1.
-    - `recall`: share of the right documents among those found, over the questions that any were looked for.
+    - `recall`: share of the right documents among those found, over the questions that any were looked for;
+      `recall_at_1`: as the first of them, None where no more than one was looked for.
     - `em_interval`, `f1_interval`: [low, high], 95 % of resamplings of the documents; None under 5 documents.
     - `nats`: per token of the answers, all nats over all tokens.
     - `weight`: mean attention on the right document over the questions that have one.
@@ -200,6 +202,7 @@ def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, 
         "f1": whole["f1"],
         "nats": whole["nats"],
         "recall": _mean([one.recalled for one in answered if one.recalled is not None]),
+        "recall_at_1": _mean([one.recalled_first for one in answered if one.recalled_first is not None]),
         "em_interval": list(bootstrap_interval(exact, clusters=documents)) if enough else None,
         "f1_interval": list(bootstrap_interval(words, clusters=documents)) if enough else None,
         "weight": whole["weight"],

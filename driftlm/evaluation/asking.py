@@ -144,6 +144,7 @@ def answered(
     supplying: Supplying,
     asking: Asking = GREEDY,
     positions: int = 0,
+    retrieved: int = 1,
 ) -> list[Answered]:
     """Answers behind what is supplied, and what the first gold answer that counts costs, in batches of questions.
 
@@ -154,6 +155,7 @@ def answered(
             is read, and the answer says `cut`.
         asking: how.
         positions: that what modulates the model takes.
+        retrieved: documents of the largest shares that count as found, where none are given as text.
 
     Raises:
         DriftError: for no questions.
@@ -170,11 +172,14 @@ def answered(
             named, text = batch.supply.documents[row], batch.supply.texts[row]
             weight = dict(named).get(question.document, 0.0) if named else None
             prompt, cut = len(batch.prompts[row]), batch.cut[row]
-            recalled = is_recalled(question.document, named, text)
-            found.append(Answered(question, said[row], *cost, weight, seconds, cut, prompt, recalled))
+            recalled = is_recalled(question.document, named, text, retrieved)
+            first = is_recalled(question.document, named[:1], text) if retrieved > 1 else None
+            found.append(Answered(question, said[row], *cost, weight, seconds, cut, prompt, recalled, first))
         began = time.perf_counter()
     if any(one.recalled is not None for one in found):  # then finding nothing is a miss
-        return [replace(one, weight=0.0, recalled=False) if one.recalled is None else one for one in found]
+        first = False if retrieved > 1 else None
+        missed = [replace(one, weight=0.0, recalled=False, recalled_first=first) for one in found]
+        return [other if one.recalled is None else one for one, other in zip(found, missed, strict=True)]
     return found
 
 
@@ -190,16 +195,26 @@ def gold_nats(
     return nats / tokens
 
 
-def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str) -> bool | None:
-    """Whether the right document was found: among those given as text, or else as the one of the largest share.
+def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str, retrieved: int = 1) -> bool | None:
+    """Whether the right document was found: among those whose texts were found, or else among the largest shares.
+
+    A text that was found but left out by the budget counts as found: what a reader makes of it is in its answers.
+
+    Args:
+        document: the right one.
+        named: ids and shares, the largest first.
+        text: what is read before the question; empty where the documents are no text.
+        retrieved: of how many of the largest shares, where there is no text.
 
     Example:
         >>> is_recalled("a", [("b", 0.6), ("a", 0.4)], "It rained."), is_recalled("a", [("b", 0.6), ("a", 0.4)], "")
         (True, False)
+        >>> is_recalled("a", [("b", 0.6), ("a", 0.4)], "", retrieved=2)
+        True
     """
     if not named:
         return None
-    return document in [name for name, _ in (named if text else named[:1])]
+    return document in [name for name, _ in (named if text else named[:retrieved])]
 
 
 def fitting(language_model: LanguageModel, question: str, context: str, taken: int) -> tuple[list[int], bool]:

@@ -38,7 +38,8 @@ def forgotten(
     Nothing is learned from the texts. Sources are asked by the window before, as in all running text.
 
     Keys of a row: memory, documents (of the stream), texts, bytes, bits_per_byte_before, bits_per_byte_after,
-    bits_per_byte_difference, learning_rate. Arguments and errors as of `study.compare`; `texts` are not empty.
+    bits_per_byte_difference, learning_rate, encoder (of `dense`, else None). Arguments and errors as of
+    `study.compare`; `texts` are not empty.
 
     Raises:
         DriftError: also for memories that are given the right document of a question, of which there is none here.
@@ -57,5 +58,7 @@ def forgotten(
         before, after = last.totals.static_bits_per_byte or 0.0, last.totals.bits_per_byte
         row = {"memory": name, "documents": len(stream.documents), "texts": len(texts), "bytes": last.totals.bytes}
         row |= {"bits_per_byte_before": before, "bits_per_byte_after": after}
-        rows.append(row | {"bits_per_byte_difference": after - before, "learning_rate": chosen.rate})
+        rows.append(
+            row | {"bits_per_byte_difference": after - before, "learning_rate": chosen.rate, "encoder": rival.encoder}
+        )
     return rows

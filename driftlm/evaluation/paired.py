@@ -25,9 +25,10 @@ from driftlm.evaluation.tally import ENOUGH
 from driftlm.streams.questions import Question
 
 ANSWERS, MEMORIES = "answers.jsonl", "memories.jsonl"
-SHARED = ("em", "prefix_em", "f1", "nats", "recall", "em_interval", "f1_interval")  # of a summary and a row
+# Of a summary and a row.
+SHARED = ("em", "prefix_em", "f1", "nats", "recall", "recall_at_1", "em_interval", "f1_interval")
 LAST = ("weight", "changed", "changed_em", "stale", "cut", "kinds")
-MEASURED = ("tokens", "weight", "seconds", "cut", "prompt", "recalled")  # of an answer and its line
+MEASURED = ("tokens", "weight", "seconds", "cut", "prompt", "recalled", "recalled_first")  # of an answer and its line
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from driftlm.bank.modulations import Modulations
 from driftlm.bank.networks import BankNetworks
@@ -15,8 +16,8 @@ from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.bank.source import BankSource
 from driftlm.composed import FROZEN, ComposedMemory
 from driftlm.context.bm25 import BM25Index
-from driftlm.context.dense import DenseIndex
-from driftlm.context.encoders import StatesOfModel
+from driftlm.context.dense import DenseIndex, Encoder
+from driftlm.context.named_encoders import STATES, encoder_named
 from driftlm.context.source import RetrievalSource
 from driftlm.errors import DriftError
 from driftlm.evaluation.asking import Supplying, nothing, own_bank, own_text
@@ -44,10 +45,11 @@ class Terms:
     Attributes:
         networks: of the bank, around the language model of all.
         aggregation: of the bank.
-        retrieved: documents that are retrieved for a question.
+        retrieved: documents that each index finds for a question; of a bank, the largest shares that count as found.
         budget: most tokens of their texts together.
-        salience_network: folder of the network that `camels` weighs tokens with.
+        salience_network: folder of the network that `camels` weighs tokens with; empty for the bundled one.
         learning_rate: of the weights that learn; None where it is to be chosen.
+        encoder: that `dense` finds documents with, by a name as `context.named_encoders` has it.
     """
 
     networks: BankNetworks
@@ -56,6 +58,12 @@ class Terms:
     budget: int = 256
     salience_network: str = ""
     learning_rate: float | None = None
+    encoder: str = STATES
+
+    @cached_property
+    def dense_encoder(self) -> Encoder:
+        """The encoder, loaded once for all memories that have it; `DriftError` where it cannot be."""
+        return encoder_named(self.encoder, self.networks.language_model)
 
 
 def parts_of(name: str) -> list[str]:
@@ -94,11 +102,11 @@ def learner_of(name: str) -> Saliences | None:
     return next((learner for learner in LEARNERS if learner in parts), None)
 
 
-def checked(names: Sequence[str], salience_network: str) -> list[str]:
+def checked(names: Sequence[str]) -> list[str]:
     """Names as they are, one by one; several may stand in one, with commas.
 
     Raises:
-        DriftError: for no name, one that comes twice, one that `parts_of` refuses, or one whose needs are not met.
+        DriftError: for no name, one that comes twice, or one that `parts_of` refuses.
     """
     found = [name for several in names for name in several.replace(",", " ").split()]
     if not found:
@@ -106,8 +114,7 @@ def checked(names: Sequence[str], salience_network: str) -> list[str]:
     if (most := Counter(found).most_common(1)[0])[1] > 1:
         raise DriftError(f"--memories named {most[0]} twice; name it once.")
     for name in found:
-        if "camels" in parts_of(name) and not salience_network:
-            raise DriftError("camels weighs tokens with a network; give its folder with --salience-network.")
+        parts_of(name)
     return found
 
 
@@ -142,6 +149,16 @@ class Rival:
     def positions(self) -> int:
         """Positions that what modulates the model takes before a prompt."""
         return self.terms.networks.positions if {*self.parts} & {*MODULATING} else 0
+
+    @property
+    def encoder(self) -> str | None:
+        """What `dense` finds documents with; None where it takes no part."""
+        return self.terms.encoder if "dense" in self.parts else None
+
+    @property
+    def retrieved(self) -> int | None:
+        """Documents of each source that count as found for a question; None where no source takes part."""
+        return self.terms.retrieved if self.memory.sources else None
 
     def adapt(self, documents: Sequence[Document], asked: Sequence[Question] = ()) -> None:
         """Learn documents, after those of earlier calls: the weights a window a step, the sources in batches.
@@ -199,7 +216,7 @@ def source_of(part: str, terms: Terms) -> Source:
     if part == "bank":
         return BankSource(terms.networks, terms.aggregation)
     model = terms.networks.language_model
-    index = BM25Index() if part == "bm25" else DenseIndex(StatesOfModel(model))
+    index = BM25Index() if part == "bm25" else DenseIndex(terms.dense_encoder)
     return RetrievalSource(index, model, terms.retrieved, terms.budget)
 
 

@@ -32,13 +32,15 @@ def compare(
     """Adapt on the whole stream, then answer: one row a memory.
 
     Keys of a row: memory, documents, questions, em, prefix_em, f1, nats (per answer token), recall (share of the right
-    documents among those found: given as text, or else of the largest share), em_interval, f1_interval, seconds_adapt
-    (all documents), seconds_answer (a question), tokens_answer (of a prompt, retrieved ones included),
-    bytes_per_document (bank: vectors and keys; retrieval: texts and vectors), weight (share of the right document),
-    changed, changed_em and stale (of questions whose answer changed), cut (documents too long for the context), kinds,
-    golds, beams, aggregation and size (of the bank, else None), peak_adapt_bytes (growth while adapting, None where
-    the system does not tell), learning_rate and learning_rates (nats per answer token on the validation stream, by
-    rate), em_difference, f1_difference and their intervals (from the first memory).
+    documents among the `retrieved` ones: found as text, or else of the largest shares), recall_at_1 (as the first of
+    them, None where `retrieved` is 1 for all), em_interval, f1_interval, seconds_adapt (all documents), seconds_answer
+    (a question), tokens_answer (of a prompt, retrieved ones included), bytes_per_document (bank: vectors and keys;
+    retrieval: texts and vectors), weight (share of the right document), changed, changed_em and stale (of questions
+    whose answer changed), cut (documents too long for the context), kinds, golds, beams, aggregation and size (of the
+    bank, else None), retrieved (documents of each source that count as found, None without a source), encoder (of
+    `dense`, else None), peak_adapt_bytes (growth while adapting, None where the system does not tell), learning_rate
+    and learning_rates (nats per answer token on the validation stream, by rate), em_difference, f1_difference and their
+    intervals (from the first memory).
 
     Args:
         terms: what all are compared on.
@@ -68,7 +70,7 @@ def examine(
     """A memory that is new, adapted and asked."""
     with Spent(rival.language_model.device) as adapting:
         rival.adapt(stream.documents, questions)
-    found = answered(rival.language_model, questions, rival.supply, asking, rival.positions)
+    found = answered(rival.language_model, questions, rival.supply, asking, rival.positions, rival.terms.retrieved)
     facts = {
         "memory": rival.name,
         "documents": len(stream.documents),
@@ -76,7 +78,7 @@ def examine(
         "beams": asking.beams,
         "seconds_adapt": adapting.seconds,
         "bytes_per_document": rival.bytes_kept() / len(stream.documents),
-        **aggregation_of(rival),
+        **settings_of(rival),
         "peak_adapt_bytes": adapting.bytes,
         "learning_rate": chosen.rate,
         "learning_rates": chosen.tried,
@@ -96,9 +98,11 @@ def question_answering(
     return compare(Terms(networks, aggregation), stream, memories, questions, asking)
 
 
-def aggregation_of(rival: Rival) -> dict[str, Any]:
-    """What a row says of the bank's aggregation, of a memory that has one."""
-    return of_aggregation(rival.terms.aggregation) if "bank" in rival.parts else {"aggregation": None, "size": None}
+def settings_of(rival: Rival) -> dict[str, Any]:
+    """What a row says of how the sources find documents: None for what a memory does not have."""
+    has_bank = "bank" in rival.parts
+    found = of_aggregation(rival.terms.aggregation) if has_bank else {"aggregation": None, "size": None}
+    return found | {"retrieved": rival.retrieved, "encoder": rival.encoder}
 
 
 def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
@@ -116,9 +120,9 @@ def retained(
     """Answers about the first 200 documents as further ones arrive, relative to the start: some rows a memory.
 
     Keys of a row: memory, documents (further ones), questions, em, f1, em_retention, f1_retention, weight, aggregation
-    and size (of the bank, else None), learning_rate. All questions are asked whose document is one of the first. Where
-    a later document changes an answer, the question names that later document (`streams.facts`), so that none is asked
-    whose right answer further documents change. Arguments as of `compare`.
+    and size (of the bank, else None), retrieved, encoder, learning_rate. All questions are asked whose document is one
+    of the first. Where a later document changes an answer, the question names that later document (`streams.facts`), so
+    that none is asked whose right answer further documents change. Arguments as of `compare`.
 
     Raises:
         DriftError: for a stream of 200 documents or fewer, and as `compare`.
@@ -143,7 +147,7 @@ def retained(
                 kept, summary = retention(start, found, asking.golds), summarized(found, asking.golds)
                 row = {"memory": name, "documents": size - FIRST, "questions": len(questions)}
                 row |= {"em": summary["em"], "f1": summary["f1"], "em_retention": kept[0], "f1_retention": kept[1]}
-                row |= {"weight": summary["weight"]} | aggregation_of(rival) | {"learning_rate": chosen.rate}
+                row |= {"weight": summary["weight"]} | settings_of(rival) | {"learning_rate": chosen.rate}
                 rows.append(row)
     return rows
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from driftlm.errors import DriftError
 from driftlm.evaluation.asking import gold_nats
-from driftlm.evaluation.rivals import Terms, checked, learner_of, taking_part
+from driftlm.evaluation.rivals import Terms, checked, learner_of, parts_of, taking_part
 from driftlm.streams.questions import QuestionStream
 
 # The four that CaMeLS sweeps (arXiv 2305.15076, appendix), and larger ones, which small models need.
-RATES = (1e-3, 3e-4, 1e-4, 2.5e-5, 6.25e-6, 1.5625e-6)
+RATES = (3e-3, 1e-3, 3e-4, 1e-4, 2.5e-5, 6.25e-6, 1.5625e-6)
 
 
 class Chosen(NamedTuple):
@@ -21,10 +21,12 @@ class Chosen(NamedTuple):
 
 
 def comparable(memories: Sequence[str], terms: Terms, validation: QuestionStream | None) -> list[str]:
-    """Names as `checked` gives them, none of which lacks a learning rate: refused before anything is measured."""
-    names = checked(memories, terms.salience_network)
+    """Names as `checked` gives them, none of which lacks a learning rate or an encoder: refused before a measure."""
+    names = checked(memories)
     for name in names:
         refuse_without_rate(name, terms, validation)
+    if any("dense" in parts_of(name) for name in names):
+        _ = terms.dense_encoder  # loaded here, so that one that cannot be is refused
     return names
 
 

@@ -7,41 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    DPRConfig,
-    DPRContextEncoder,
-    DPRQuestionEncoder,
-)
+from transformers import BertConfig, BertModel
 
 from driftlm import DriftError
 from driftlm.context.dense import DenseIndex, Encoder
 from driftlm.context.encoders import PooledEncoder, StatesOfModel
 from driftlm.context.sentence_encoder import SentenceEncoder
 from tests.conformance.build import language_model
-from tests.families import BOS, FAMILIES, VOCABULARY, tiny_tokenizer
+from tests.context.made_encoders import SIZES, saved, states, tiny_bert, tiny_dpr
+from tests.families import BOS, FAMILIES, tiny_tokenizer
 
 TEXTS = ["the sea", "", "Ada lives in Lisbon, and the harp is hers.", "x"]
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
-
-
-def saved(model: Any, folder: Path) -> Path:
-    tiny_tokenizer().save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
-def tiny_bert(seed: int = 0) -> BertModel:
-    torch.manual_seed(seed)
-    return BertModel(BertConfig(**SIZES), add_pooling_layer=False).eval()
 
 
 @pytest.fixture
@@ -64,8 +40,8 @@ def test_states_are_the_mean_over_the_tokens_of_a_text() -> None:
     model = language_model("llama")
     ids = model.tokenizer(" the sea")["input_ids"]
     with torch.no_grad():
-        states = model.model(torch.tensor([[BOS, *ids]]), output_hidden_states=True).hidden_states[-1][0]
-    expected = states[1:].mean(dim=0)
+        found = model.model(torch.tensor([[BOS, *ids]]), output_hidden_states=True).hidden_states[-1][0]
+    expected = found[1:].mean(dim=0)
     assert (StatesOfModel(model).questions(["the sea"])[0] - expected / expected.norm()).abs().max() <= 1e-6
     long = "harp " * 2000
     assert StatesOfModel(model, longest=9).documents([long]).isfinite().all()
@@ -76,10 +52,8 @@ def test_a_folder_is_pooled_as_said(bert: Path, pooling: Any) -> None:
     texts = [text or "z" for text in TEXTS]
     encoder = PooledEncoder(bert, pooling=pooling)
     as_if_alone(encoder, texts)
-    with torch.no_grad():
-        ids = torch.tensor([tiny_tokenizer()(texts[2])["input_ids"]])
-        states = tiny_bert()(ids).last_hidden_state[0]
-    expected = states.mean(dim=0) if pooling == "mean" else states[0]
+    found = states(tiny_bert(), texts[2])
+    expected = found.mean(dim=0) if pooling == "mean" else found[0]
     assert (encoder.documents(texts)[2] - expected).abs().max() <= 1e-5
     normal = PooledEncoder(bert, pooling=pooling, normalize=True).questions(texts)
     assert (normal.norm(dim=1) - 1).abs().max() <= 1e-6
@@ -98,9 +72,7 @@ def test_questions_may_have_an_encoder_of_their_own(bert: Path, tmp_path: Path) 
 
 
 def test_both_encoders_of_dpr_are_loaded_as_what_they_are(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = DPRConfig(**SIZES)
-    context, question = DPRContextEncoder(config).eval(), DPRQuestionEncoder(config).eval()
+    context, question = tiny_dpr()
     folders = saved(context, tmp_path / "context"), saved(question, tmp_path / "question")
     encoder = PooledEncoder(*folders, pooling="cls")
     as_if_alone(encoder, ["the sea", "Ada sings and sings."])
@@ -126,7 +98,7 @@ def test_what_is_no_encoder_is_refused(bert: Path, tmp_path: Path) -> None:
 
 def test_sentence_transformers_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(DriftError, match=r'pip install "driftlm\[dense\]"'):
+    with pytest.raises(DriftError, match=r'sentence_transformers.*; run pip install "driftlm\[dense\]"'):
         SentenceEncoder("any")
 
 

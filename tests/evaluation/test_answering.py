@@ -193,6 +193,7 @@ def test_a_summary_by_hand() -> None:
         "f1": 0.5,
         "nats": 12 / 8,
         "recall": None,
+        "recall_at_1": None,
         "em_interval": None,  # of two documents
         "f1_interval": None,
         "weight": pytest.approx(0.3),

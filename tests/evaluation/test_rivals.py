@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from driftlm import Document, DriftError, Windows
 from driftlm.bank.networks import BankNetworks
-from driftlm.evaluation import sweep
+from driftlm.evaluation import rivals, study, sweep
 from driftlm.evaluation.answering import Answered, summarized
 from driftlm.evaluation.asking import answered, gold_nats
 from driftlm.evaluation.forgetting import forgotten
@@ -137,8 +138,40 @@ def test_recall_counts_texts_that_were_given_and_else_the_largest_share(made: Ba
     summary = summarized(found)
     assert summary["recall"] == 0.4 and summary["weight"] == pytest.approx(0.34)
     assert found[0].prompt > found[1].prompt == found[2].prompt
+    assert summary["recall_at_1"] is None and {one.recalled_first for one in found} == {None}
     (alone,) = answered(made.language_model, questions[:1], lambda some: Supply([""], None, [[]]))
     assert alone.recalled is None and alone.weight is None
+
+
+def test_recall_at_k_counts_the_k_largest_shares_and_every_text_that_was_found(made: BankNetworks) -> None:
+    texts = ["It rained.", "", "", "", "It snowed.", ""]
+    shares = {"a": [("a", 0.9), ("b", 0.1)], "b": [("b", 0.6), ("a", 0.4)], "c": [("c", 0.5), ("b", 0.3), ("a", 0.2)]}
+    named = [shares["b"], shares["a"], shares["b"], shares["c"], shares["c"], []]
+    questions = [Question("Where?", ("here",), "a") for _ in texts]
+    for retrieved, wanted in ((2, [True, True, True, False, True, False]), (3, [True, True, True, True, True, False])):
+        found = answered(made.language_model, questions, lambda some: Supply(texts, None, named), retrieved=retrieved)
+        assert [one.recalled for one in found] == wanted
+        assert [one.recalled_first for one in found] == [False, True, False, False, False, False]
+        summary = summarized(found)
+        assert (summary["recall"], summary["recall_at_1"]) == (pytest.approx(sum(wanted) / 6), pytest.approx(1 / 6))
+    (alone,) = answered(made.language_model, questions[:1], lambda some: Supply([""], None, [[]]), retrieved=2)
+    assert alone.recalled is None and alone.recalled_first is None
+
+
+def test_an_encoder_is_loaded_once_and_before_anything_is_measured(
+    made: BankNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, loaded = stream(), list[str]()
+    real = rivals.encoder_named
+    monkeypatch.setattr(rivals, "encoder_named", lambda name, model: loaded.append(name) or real(name, model))
+    rows = compare(Terms(made), whole, ["none", "dense", "bm25+dense"], whole.questions)
+    assert loaded == ["states"] and [row["encoder"] for row in rows] == [None, "states", "states"]
+    assert [row["retrieved"] for row in rows] == [None, 1, 1]
+    (kept,) = forgotten(Terms(made), whole, ["dense"], [Document("other", "Ideas sleep.")])
+    assert kept["encoder"] == "states"
+    monkeypatch.setattr(study, "taking_part", lambda *_: pytest.fail("a memory was measured"))
+    with pytest.raises(DriftError, match="no text encoder can be loaded from"):
+        compare(Terms(made, encoder=f"bge:{tmp_path}"), whole, ["none", "dense"], whole.questions)
 
 
 def test_the_cost_of_answers_is_that_of_the_table(terms: Terms) -> None:
@@ -204,18 +237,17 @@ def test_what_adapting_does_to_other_text(made: BankNetworks, terms: Terms) -> N
         (["uniform+spans"], "uniform and spans change the weights; keep one"),
         (["bank+one"], "bank and one modulate the model; keep one"),
         (["context+one"], "context and one are the right document"),
-        (["bank", "camels+bm25"], "--salience-network"),
     ],
 )
 def test_names_that_make_no_memory_are_refused(names: list[str], sentence: str) -> None:
     with pytest.raises(DriftError) as refused:
-        checked(names, "")
+        checked(names)
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_names_are_parted_by_spaces_or_commas() -> None:
     names = ["none,uniform", "bm25+bank, one", "camels"]
-    assert checked(names, "somewhere") == ["none", "uniform", "bm25+bank", "one", "camels"]
+    assert checked(names) == ["none", "uniform", "bm25+bank", "one", "camels"]
     assert parts_of("bm25+bank") == ["bm25", "bank"] and learner_of("bm25+tfidf") == "tfidf"
 
 
