@@ -11,11 +11,12 @@ import tyro
 
 import driftlm
 from driftlm.bank_cli import BANK_VERBS, ask, bank
+from driftlm.claims_cli import STUDY_VERBS, studies
 from driftlm.errors import DriftError
 from driftlm.options import Machine, Stream
 from driftlm.streams.windows import Windows
-from driftlm.study_cli import study
 from driftlm.train_cli import TRAIN_VERBS, train
+from driftlm.tune_cli import tune
 from driftlm.weights.learning import Learning
 
 Text = tyro.conf.Positional[tuple[str, ...]]
@@ -88,13 +89,17 @@ def teach(bank: str, seed: int = 0, threads: int = 0) -> int:
 
 
 def report(run: tyro.conf.Positional[str]) -> int:
-    """Write a run's HTML report and PNG charts again.
+    """Write a run's HTML report and PNG charts again, or one page of the studies in a folder.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the --out of studies.
     """
     from driftlm.runs import read_config
+    from driftlm.studies.page import results, write_page
 
+    if results(Path(run)):
+        print(f"report: {write_page(Path(run))[0]}", file=sys.stderr)
+        return 0
     read_config(Path(run))
     write_report(Path(run), asked=True)
     return 0
@@ -171,14 +176,19 @@ VERBS = {
     "teach": teach,
     "report": report,
     "statistics": statistics,
+    "tune": tune,
     "generate": generate,
     "train": train,
     "bank": bank,
     "ask": ask,
-    "study": study,
+    "study": studies,
     "doctor": doctor,
 }
-GROUPS = {"bank": BANK_VERBS, "train": TRAIN_VERBS}  # verbs of verbs
+GROUPS = {  # verbs of verbs
+    "bank": BANK_VERBS,
+    "train": TRAIN_VERBS,
+    "study": STUDY_VERBS,
+}
 
 
 def write_report(run: Path, asked: bool) -> None:

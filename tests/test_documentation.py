@@ -55,7 +55,18 @@ def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
 def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
     from driftlm.cli import main
 
-    verbs = ("read", "generate", "statistics", "teach", "bank add", "bank ls", "ask", "study")
+    verbs = (
+        "read",
+        "tune",
+        "generate",
+        "statistics",
+        "teach",
+        "bank add",
+        "bank ls",
+        "ask",
+        "study qa",
+        "study online",
+    )
     for verb in (*verbs, "train bank", "train salience", "train qa"):
         with pytest.raises(SystemExit):
             main([*verb.split(), "--help"])

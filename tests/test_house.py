@@ -31,7 +31,7 @@ COMPOSED = MEMORIES | {"weights", "bank", "context"}
 MEASURES = COMPOSED | {"composed", "retrieving"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
-VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "serve"}
+VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "tuning", "serve"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "durable": set(),
@@ -52,8 +52,11 @@ ALLOWED: dict[str, set[str]] = {
     "studying": RECORDED | {"options", "banking"},
     "bank_cli": RECORDED | {"options"} | VERBS,
     "study_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "studies": RECORDED | {"reading"},
+    "claims_cli": RECORDED | {"bank_cli", "study_cli", "studies"},
     "train_cli": RECORDED | {"options", "bank_cli"} | VERBS,
-    "cli": RECORDED | {"options", "bank_cli", "study_cli", "train_cli"} | VERBS,
+    "tune_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "cli": RECORDED | {"options", "bank_cli", "claims_cli", "studies", "train_cli", "tune_cli"} | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used
 }

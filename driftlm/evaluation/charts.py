@@ -1,5 +1,6 @@
-"""The three charts of a report, as Vega-Lite. Needs the `report` extra; import it where a chart is made."""
+"""The charts of a report, as Vega-Lite. Needs the `report` extra; import it where a chart is made."""
 
+import colorsys
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import altair as alt
 import vl_convert
 
+from driftlm.evaluation.standings import rate_of
 from driftlm.evaluation.tally import PositionBin, Tally
 
 STATIC = "#6b8299"  # grey-blue; both hues keep 3:1 against a white and a near-black page
@@ -114,11 +116,14 @@ def _rows(tally: Tally, *first: dict[str, Any]) -> alt.InlineData:
     return alt.InlineData(values=[*first, *rows])
 
 
-def _hover(rows: alt.InlineData, tally: Tally, shown: dict[str, tuple[str, str]]) -> list[alt.Chart]:
+def _hover(
+    rows: alt.InlineData, tally: Tally, shown: dict[str, tuple[str, str]], words: Sequence[str] = ("document",)
+) -> list[alt.Chart]:
     """Invisible cells between the points, and a thin line at the point whose cell the pointer is in.
 
-    `shown` has, for every line of the tooltip, the field and its format. They are put into words first: Vega-Lite
-    would format a missing value as 0. For the same reason cells stand in for its `nearest`, which loses text.
+    `shown` has, for every line of the tooltip, the field and its format; `words` are fields that stand as they are.
+    Numbers are put into words first: Vega-Lite would format a missing value as 0. For the same reason cells stand in
+    for its `nearest`, which loses text.
     """
     cells = alt.Chart(rows)
     for name, (field, form) in shown.items():
@@ -126,7 +131,7 @@ def _hover(rows: alt.InlineData, tally: Tally, shown: dict[str, tuple[str, str]]
     under = alt.selection_point(on="pointerover", clear="pointerout", fields=["tokens"], empty=False)
     x, tooltip = (
         _tokens_axis(tally),
-        [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in (*shown, "document")],
+        [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in (*shown, *words)],
     )
     line = cells.transform_filter(under).mark_rule(opacity=0.7).encode(x=x)
     rectangles: alt.Chart = cells.mark_rect(opacity=0).encode(x=x, x2="start:Q", tooltip=tooltip).add_params(under)
@@ -229,6 +234,54 @@ def position_chart(bins: list[PositionBin], width: Width) -> Specification:
     zero = alt.Chart(alt.InlineData(values=[{"gain": 0}])).mark_rule(strokeWidth=1).encode(y="gain:Q")
     intervals = [spans] if any(b.low is not None for b in bins) else []
     return _specification([bars, zero, *intervals], width, 240)
+
+
+def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], width: Width) -> Specification:
+    """Weights of a mixture's experts over tokens read, stacked to 1.
+
+    Args:
+        tally: of a run with a mixture.
+        names: of the experts, as `RULE:RATE`, in the order of their weights.
+        order: their places by rate; the legend and the areas follow it.
+        width: of the chart.
+    """
+    sorted_names = [names[place] for place in order]
+    fields = [f"w{rank:02}" for rank in range(len(order))]  # an expert's name is no name of a field
+    values: list[dict[str, Any]] = [{"tokens": 0, "start": 0, "document": "", **dict.fromkeys(fields, 1 / len(order))}]
+    for standing in tally.standings():
+        best = max(range(len(names)), key=standing.weights.__getitem__)
+        row: dict[str, Any] = {field: standing.weights[place] for field, place in zip(fields, order, strict=True)}
+        row |= {"tokens": standing.tokens, "document": standing.document, "start": values[-1]["tokens"]}
+        values.append(_finite(row | {"leader": names[best], "most": standing.weights[best]}))
+    rows, x = alt.InlineData(values=values), _tokens_axis(tally)
+    y = alt.Y("weight:Q", title="weight", stack="zero", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    colours = alt.Scale(domain=sorted_names, range=expert_colours(sorted_names))
+    legend = alt.Legend(columns=6, symbolType="square", symbolStrokeWidth=0)
+    areas = (
+        alt.Chart(rows)
+        .mark_area(opacity=0.9)
+        .transform_fold(fields, as_=["field", "weight"])
+        .transform_calculate(expert=f"{json.dumps(dict(zip(fields, sorted_names, strict=True)))}[datum.field]")
+        .encode(x=x, y=y, color=alt.Color("expert:N", scale=colours, legend=legend), order=alt.Order("field:N"))
+    )
+    hover = _hover(rows, tally, {"tokens_read": ("tokens", ","), "its_weight": ("most", ".3f")}, ("leader", "document"))
+    return _specification([areas, *_beginnings(tally), *hover, *_events(tally)], width, 240)
+
+
+def expert_colours(names: Sequence[str]) -> list[str]:
+    """A colour for each expert, from blue to red as they stand; one with a rate of 0 has the static model's.
+
+    Example:
+        >>> expert_colours(["adam:0", "adam:0.001", "adam:0.01"])
+        ['#6b8299', '#537ac6', '#c65353']
+    """
+    learning = [name for name in names if rate_of(name) > 0]
+    hues = {name: 0.61 * (1 - rank / max(1, len(learning) - 1)) for rank, name in enumerate(learning)}
+    shades = {name: colorsys.hls_to_rgb(hue, 0.55, 0.5) for name, hue in hues.items()}
+    return [
+        "#" + "".join(f"{round(255 * part):02x}" for part in shades[name]) if name in shades else STATIC
+        for name in names
+    ]
 
 
 def _short(number: int, kilo: int = 1000) -> str:

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from driftlm.errors import DriftError
 from driftlm.models.scoring import KEPT_LOGITS
 from driftlm.models.trainable import number_of_layers
+from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
 from driftlm.weights.learning import Learning
 from driftlm.weights.mixture import MixtureMemory
@@ -41,6 +42,17 @@ class Shape:
     fed: int
     attended: int
     new: int
+
+
+def full_shape(windows: Windows) -> Shape:
+    """Of a window in the middle of a long document: all its new tokens are there, and all its context.
+
+    Example:
+        >>> full_shape(Windows("cached", context=512, stride=128))
+        Shape(fed=128, attended=512, new=128)
+    """
+    fed = windows.stride if windows.window == "cached" else windows.context
+    return Shape(fed, windows.context, windows.stride)
 
 
 @dataclass(frozen=True)

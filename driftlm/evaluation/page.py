@@ -8,9 +8,11 @@ from html import escape
 from pathlib import PurePath
 from typing import Any
 
+from driftlm.evaluation.standings import rate_of
 from driftlm.evaluation.tally import Tally, bits_per_byte, clipped, percent_fewer
 
 NONE = "–"  # where there is no number
+HINT = '<noscript><p class="note">The charts need JavaScript; they also lie beside this page as PNG.</p></noscript>'
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,25 @@ def page(
             "the model diverged. They are in no number of this page, so it does not show the damage in full.</p>"
         )
     body.append(_key_figures(summary, tally))
-    for figure in figures:
-        body.append(
-            f'<figure><h2>{escape(figure.heading)}</h2><div class="chart" id="{figure.stem}" role="img" '
-            f'aria-label="{escape(figure.heading)}"></div><figcaption>{escape(figure.caption)}</figcaption></figure>'
-        )
+    body += [drawn(figure) for figure in figures]
     if figures:
-        hint = "The charts need JavaScript; they also lie beside this page as PNG."
-        body.append(f'<noscript><p class="note">{hint}</p></noscript>')
-    body += [_documents(tally), _events(tally), _settings(config)]
+        body.append(HINT)
+    body += [_experts(summary), _documents(tally), _events(tally), _settings(config)]
+    return document(name, body, figures, themes, bundle)
+
+
+def drawn(figure: Figure) -> str:
+    """A chart's place in the body of a page."""
+    return (
+        f'<figure><h2>{escape(figure.heading)}</h2><div class="chart" id="{figure.stem}" role="img" '
+        f'aria-label="{escape(figure.heading)}"></div><figcaption>{escape(figure.caption)}</figcaption></figure>'
+    )
+
+
+def document(
+    name: str, body: Sequence[str], figures: Sequence[Figure], themes: Mapping[str, Any], bundle: Callable[[str], str]
+) -> str:
+    """A page of a title and a body, with the charts that have their places in it."""
     script = ""
     if figures:
         data = {"themes": themes, "charts": {figure.stem: figure.spec for figure in figures}}
@@ -218,6 +230,27 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, wid
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     table = f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>\n{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>{note}'
+
+
+def won(tally: Tally, names: Sequence[str], finished: bool = True) -> str:
+    """Which expert of a mixture weighs most, and where another one led before, in one sentence."""
+    lead = tally.lead
+    if lead is None:
+        return "No expert leads: all weigh the same."
+    weight = tally.standings()[-1].weights[lead.expert]
+    said = f"{names[lead.expert]} {'won' if finished else 'leads so far'}, with a weight of {number(weight, '.3f')}"
+    if lead.before is None:
+        return f"{said}; it led from the start."
+    times = "once" if lead.changes == 1 else f"{lead.changes:,} times, the last time"
+    return f"{said}; the lead changed {times}: after {lead.since:,} tokens, from {names[lead.before]}."
+
+
+def _experts(summary: Mapping[str, Any]) -> str:
+    experts = sorted(summary.get("experts") or (), key=lambda one: rate_of(one["name"]))
+    if not experts:
+        return ""
+    rows = ([e["name"], number(e["nats_per_token"], ".4f"), number(e["weight"], ".3f")] for e in experts)
+    return "<section><h2>Experts</h2>" + _table(["expert", "nats per token", "final weight"], rows, 1) + "</section>"
 
 
 def _documents(tally: Tally) -> str:

@@ -10,14 +10,17 @@ from types import ModuleType
 from typing import Any
 
 from driftlm.errors import DriftError
-from driftlm.evaluation.page import Figure, page, title
+from driftlm.evaluation.page import Figure, page, title, won
+from driftlm.evaluation.standings import rate_of
 from driftlm.evaluation.tally import Tally, read_tally
+from driftlm.weights.learning import Learning
 
 
 def write_report(run: Path) -> list[Path]:
     """Write report.html and the PNG charts into a run folder; returns what was written.
 
-    Gains need a static model: without one (`--compare none`) gain.png and position.png are not made.
+    Gains need a static model: without one (`--compare none`) gain.png and position.png are not made. A run with a
+    mixture has experts.png as well.
 
     Raises:
         DriftError: no run folder, a damaged one, or the `report` extra is missing.
@@ -35,6 +38,11 @@ def write_report(run: Path) -> list[Path]:
             place = partial(charts.position_chart, tally.positions.bins())
             drawings.append(("gain", "Cumulative gain", _READ_GAIN, partial(charts.gain_chart, tally)))
             drawings.append(("position", "Gain by position in the document", _READ_POSITION, place))
+    if tally.standings():
+        names = _experts(config, tally)
+        order = sorted(range(len(names)), key=lambda place: rate_of(names[place]))
+        drawn = partial(charts.weights_chart, tally, names, order)
+        drawings.append(("experts", "Weights of the experts", won(tally, names, bool(summary.get("finished"))), drawn))
     figures, written = [], []
     for stem, heading, caption, chart in drawings:
         image = charts.png(chart(760), shorten(f"{heading} — {name}", 88), wrap(caption, 124))
@@ -54,6 +62,15 @@ def _charts() -> ModuleType:
         raise DriftError(
             f'A report is drawn with {error.name}, which is not installed; run: pip install "driftlm[report]"'
         ) from error
+
+
+def _experts(config: dict[str, Any], tally: Tally) -> list[str]:
+    """Names of a mixture's experts, in the order of their weights."""
+    experts = (config.get("learning") or {}).get("experts") or ""
+    names = [one.name() for one in Learning(rule="mixture", experts=experts).strategies()]
+    if len(names) != len(tally.standings()[-1].weights):
+        raise DriftError("config.json names other experts than windows.jsonl weighs; give an unchanged run folder.")
+    return names
 
 
 def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:

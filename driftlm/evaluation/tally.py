@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftlm.errors import DriftError
+from driftlm.evaluation.standings import Lead, Standing, followed
 
 POINTS = 1000  # points of a line at most; a longer stream is summed into buckets of 2, 4, 8 ... windows
 DOCUMENTS = 500  # document rows kept; the others are counted
@@ -200,6 +201,7 @@ class Tally:
         rows: the first documents; `documents` counts all.
         events: the first guard events; `event_kinds` counts all by kind.
         updates: steps the memory took, as far as the lines say.
+        lead: the expert of a mixture that weighs most; None without a mixture, and while all weigh the same.
         unscored: windows without a finite score, in no sum; `unscored_tokens` are their tokens.
     """
 
@@ -215,7 +217,9 @@ class Tally:
         self.unscored_tokens = 0
         self.positions = Positions()
         self.size = 1  # windows a bucket
-        self._buckets: list[tuple[Sums, str]] = []
+        self._buckets: list[tuple[Sums, str, tuple[float, ...]]] = []  # id and weights are those of the last window
+        self.lead: Lead | None = None
+        self._experts: int | None = None
         self._document: DocumentRow | None = None
         self._id = ""
         self._last = (-1, -1)  # window, index of the line before
@@ -249,7 +253,7 @@ class Tally:
             self._document.sums.add(sums)
             if static is not None:
                 self.positions.add(int(line["position"]), sums.tokens, sums.static - sums.nats)
-            self._bucket(sums, self._document.id)
+            self._bucket(sums, self._document.id, self._weights(line))
         else:
             self.unscored += 1
             self.unscored_tokens += sums.tokens
@@ -260,17 +264,26 @@ class Tally:
                 message = clipped(str(event.get("message", "")))
                 self.events.append(EventRow(kind, message, window, self._document.id, self.total.tokens))
 
-    def _bucket(self, sums: Sums, document: str) -> None:
+    def _weights(self, line: dict[str, Any]) -> tuple[float, ...]:
+        """Of a mixture's experts, none without one; they are followed to see who leads."""
+        weights = tuple(float(weight) for weight in line.get("weights") or ())
+        if self._experts not in (None, len(weights)):
+            raise ValueError(f"{len(weights)} experts follow {self._experts}")
+        self._experts = len(weights)
+        self.lead = followed(self.lead, weights, self.total.tokens - int(line["tokens"]))
+        return weights
+
+    def _bucket(self, sums: Sums, document: str, weights: tuple[float, ...]) -> None:
         if self._buckets and self._buckets[-1][0].windows < self.size:
             self._buckets[-1][0].add(sums)
-            self._buckets[-1] = (self._buckets[-1][0], document)
+            self._buckets[-1] = (self._buckets[-1][0], document, weights)
             return
         if len(self._buckets) == POINTS:
             for i in range(0, POINTS, 2):
                 self._buckets[i][0].add(self._buckets[i + 1][0])
-            self._buckets = [(self._buckets[i][0], self._buckets[i + 1][1]) for i in range(0, POINTS, 2)]
+            self._buckets = [(self._buckets[i][0], *self._buckets[i + 1][1:]) for i in range(0, POINTS, 2)]
             self.size *= 2
-        self._buckets.append((sums, document))
+        self._buckets.append((sums, document, weights))
 
     @property
     def local(self) -> int:
@@ -282,7 +295,7 @@ class Tally:
         ends = [Sums()]
         span = self.local // self.size
         found = []
-        for sums, document in self._buckets:
+        for sums, document, _ in self._buckets:
             now = Sums(**vars(ends[-1]))
             now.add(sums)
             ends.append(now)
@@ -300,6 +313,15 @@ class Tally:
                     gain=now.static - now.nats if self.compared else None,
                 )
             )
+        return found
+
+    def standings(self) -> list[Standing]:
+        """At most 1,000 points of the experts' weights, each behind its bucket; none without a mixture."""
+        tokens, found = 0, []
+        for sums, document, weights in self._buckets:
+            tokens += sums.tokens
+            if weights:
+                found.append(Standing(tokens, document, weights))
         return found
 
 

@@ -48,6 +48,17 @@ def stream(
     return lines
 
 
+def weighed(lines: list[Line], leaders: list[int], experts: int = 3) -> list[Line]:
+    """The lines of a mixture: all experts alike in the first window, then each leader in turn as long as the others."""
+    found = [line | {"weights": [1 / experts] * experts} for line in lines[:1]]
+    for i, line in enumerate(lines[1:]):
+        leader = leaders[i * len(leaders) // (len(lines) - 1)]
+        rest = (0.4 - 0.1 * i / len(lines)) / (experts - 1)
+        weights = [1 - (experts - 1) * rest if place == leader else rest for place in range(experts)]
+        found.append(line | {"weights": weights})
+    return found
+
+
 def run_folder(folder: Path, lines: list[Line], finished: bool = True, config: dict[str, Any] = CONFIG) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))

@@ -13,7 +13,7 @@ from driftlm.errors import DriftError
 from driftlm.evaluation.page import headline, title
 from driftlm.evaluation.report import write_report
 from driftlm.evaluation.tally import Tally
-from tests.evaluation.made_runs import CONFIG, long_stream, run_folder, stream, tally_of
+from tests.evaluation.made_runs import CONFIG, long_stream, run_folder, stream, tally_of, weighed
 
 
 class Page(HTMLParser):
@@ -188,6 +188,65 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         DriftError, match=re.escape(f'{package}, which is not installed; run: pip install "driftlm[rep')
     ):
         write_report(run_folder(tmp_path, stream([300])))
+
+
+# Mixtures ------------------------------------------------------------------------------------------------------------
+
+MIXTURE = CONFIG | {"learning": {"rule": "mixture", "experts": "1e-3,0,sgd:0.05"}}
+
+
+def mixture_run(folder: Path, leaders: list[int], finished: bool = True) -> Path:
+    folder = run_folder(folder, weighed(stream([1000]), leaders), finished, MIXTURE)
+    if finished:
+        names = zip(["adam:0.001", "adam:0", "sgd:0.05"], [3.125, 3.5, 3.25], [0.7, 0.1, 0.2], strict=True)
+        experts = [{"name": name, "nats_per_token": nats, "weight": weight} for name, nats, weight in names]
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"experts": experts}))
+    return folder
+
+
+@pytest.mark.usefixtures("page_only")
+def test_a_mixture_shows_which_expert_won_and_where(tmp_path: Path) -> None:
+    names, page = report(mixture_run(tmp_path, [2, 0]))
+    assert names == ["report.html", "bits_per_byte.png", "gain.png", "position.png", "experts.png"]
+    weight = json.loads((tmp_path / "windows.jsonl").read_text().splitlines()[-1])["weights"][0]
+    said = f"adam:0.001 won, with a weight of {weight:.3f}; the lead changed once: after 640 tokens, from sgd:0.05."
+    assert said in page.text
+    start = page.rows.index(["expert", "nats per token", "final weight"])
+    assert page.rows[start + 1 : start + 4] == [  # by rate
+        ["adam:0", "3.5000", "0.100"],
+        ["adam:0.001", "3.1250", "0.700"],
+        ["sgd:0.05", "3.2500", "0.200"],
+    ]
+    spec = json.loads(page.scripts[0])["charts"]["experts"]
+    (areas,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "area"]
+    assert areas["encoding"]["color"]["scale"]["domain"] == ["adam:0", "adam:0.001", "sgd:0.05"]
+    rows = max(spec["datasets"].values(), key=len)
+    assert len(rows) == 9 and all(row["w00"] + row["w01"] + row["w02"] == pytest.approx(1) for row in rows)
+    assert rows[-1]["w01"] == pytest.approx(weight) and rows[-1]["leader"] == "adam:0.001"
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_weights_of_experts_are_drawn(tmp_path: Path) -> None:
+    write_report(mixture_run(tmp_path, [1, 2, 0]))
+    assert (tmp_path / "experts.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("page_only")
+@pytest.mark.parametrize(
+    ("leaders", "said"),
+    [([0], r"adam:0.001 leads so far, with a weight of 0\.\d+; it led from the start"), ([2, 1, 2], "changed 2 times")],
+)
+def test_a_mixture_that_is_not_finished(tmp_path: Path, leaders: list[int], said: str) -> None:
+    _, page = report(mixture_run(tmp_path, leaders, finished=False))
+    assert re.search(said, page.text) and "final weight" not in page.text
+
+
+@pytest.mark.usefixtures("page_only")
+def test_other_experts_than_those_of_the_settings_are_refused(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, weighed(stream([300]), [0], experts=4), config=MIXTURE)
+    with pytest.raises(DriftError, match=r"config\.json names other experts than windows\.jsonl weighs"):
+        write_report(folder)
 
 
 # The page as a file --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from driftlm.errors import DriftError
 from driftlm.evaluation.page import number
 from driftlm.evaluation.tally import Positions, read_tally
-from tests.evaluation.made_runs import Line, long_stream, run_folder, stream, tally_of
+from tests.evaluation.made_runs import Line, long_stream, run_folder, stream, tally_of, weighed
 
 
 @pytest.mark.parametrize("windows", [1, 3, 57, 999, 1000, 1001, 4321])
@@ -83,6 +83,43 @@ def test_intervals_are_those_of_resampled_documents() -> None:
 def test_the_same_run_gives_the_same_intervals() -> None:
     lines = stream([900] * 12)
     assert tally_of(lines).positions.bins() == tally_of(lines).positions.bins()
+
+
+@pytest.mark.parametrize("windows", [1, 57, 1001, 4321])
+def test_weights_of_experts_are_those_of_the_last_window_of_a_bucket(windows: int) -> None:
+    lines = weighed(stream([windows * 100, 77], stride=100), [2, 0, 1, 0])
+    tally = tally_of(lines)
+    ends = [*range(tally.size, windows + 1, tally.size), windows + 1]
+    found = tally.standings()
+    assert len(found) == len(ends) <= 1000
+    assert [list(standing.weights) for standing in found] == [lines[end - 1]["weights"] for end in ends]
+    assert [standing.tokens for standing in found] == [sum(line["tokens"] for line in lines[:end]) for end in ends]
+    assert found[-1].document == "d1.txt" and found[0].document == "d0.txt"
+
+
+def test_the_lead_is_followed_from_window_to_window() -> None:
+    lines = weighed(stream([9 * 100], stride=100), [2, 0, 1, 0])  # leads from windows 2, 4, 6 and 8, the first being 1
+    leads = [tally_of(lines[:count]).lead for count in range(1, 10)]
+    assert leads[0] is None  # all alike
+    assert [(lead.expert, lead.before, lead.changes) for lead in leads[1:] if lead] == [
+        *[(2, None, 0)] * 2,
+        *[(0, 2, 1)] * 2,
+        *[(1, 0, 2)] * 2,
+        *[(0, 1, 3)] * 2,
+    ]
+    assert [lead.since for lead in leads[1:] if lead] == [100, 100, 300, 300, 500, 500, 700, 700]
+
+
+def test_without_a_mixture_there_are_no_weights() -> None:
+    tally = tally_of(stream([500]))
+    assert tally.standings() == [] and tally.lead is None
+
+
+def test_other_experts_in_the_middle_are_refused(tmp_path: Path) -> None:
+    lines = weighed(stream([500]), [1])
+    lines[2]["weights"] = [0.5, 0.5]
+    with pytest.raises(DriftError, match="line 3 .*2 experts follow 3"):
+        read_tally(run_folder(tmp_path, lines) / "windows.jsonl")
 
 
 def test_windows_without_bytes_divide_nothing() -> None:

@@ -1,0 +1,111 @@
+"""The command line of studies that run published claims again, beside those of answers; heavy imports inside."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from driftlm.bank_cli import show
+from driftlm.errors import DriftError
+from driftlm.study_cli import study
+
+CLAIMS = {
+    "online": "Static against learning on every text, with and without resets, by position, and regret to hindsight.",
+    "windows": "Overlapping against cached windows over contexts and strides: bits per byte against FLOPs.",
+    "cadence": "Updates every 1, 2, 4, 8, 16 windows, skipped or accumulated.",
+    "context": "A longer static context against a shorter one that learns, in-domain and under shift.",
+    "lora": "Ranks, modules, layers, DoRA and norms: gain against memory and FLOPs.",
+    "finetuned": "The gain before and after the prior was trained on the target domain.",
+    "drift": "The same documents in date order, shuffled, and interleaved: sensitivity to drift.",
+    "size": "The gain by the size of the model.",
+    "mixture": "A mixture against the best of a finer grid of rates, and against the static model.",
+}
+ANSWERS: tuple[Literal["qa", "retention", "forgetting", "bank", "cost"], ...] = (
+    "qa",
+    "retention",
+    "forgetting",
+    "bank",
+    "cost",
+)
+HELP = """{}
+
+    Args:
+        data: folder with books/, drift/ and shift/.
+        out: folder: every row as it comes in NAME.jsonl, the result in NAME.json, all results there in studies.html.
+        models: folders of models, for a study of several; the bundled one by default.
+        tokens: read by one reading; the study's own number by default, like the next two.
+        texts: most of each kind; 0 for all.
+        seeds: of each setting that has any.
+        engine: `local`: processes on this machine; `ray`: the cluster that RAY_ADDRESS names, or a local one.
+        workers: readings at a time; 0 for one a core.
+        resume: go on with the readings that OUT holds.
+        json: one JSON object on stdout: claim, verdict, figures, rows, and where they come from.
+    """
+
+
+def claim(name: str) -> Callable[..., int]:
+    """The verb of a study."""
+
+    def run_study(
+        *,
+        data: str,
+        out: str,
+        models: tuple[str, ...] = (),
+        tokens: int | None = None,
+        texts: int | None = None,
+        seeds: int | None = None,
+        engine: Literal["local", "ray"] = "local",
+        workers: int = 0,
+        resume: bool = False,
+        json: bool = False,
+    ) -> int:
+        from driftlm.studies.page import write_page
+        from driftlm.studies.running import run
+        from driftlm.studies.study import study_of
+
+        given = {"tokens": tokens, "seeds": seeds, "texts": texts}
+        found = study_of(name)
+        result = run(
+            found,
+            replace(found.scale, models=models, **{key: value for key, value in given.items() if value is not None}),
+            Path(data),
+            Path(out),
+            engine=engine,
+            workers=workers,
+            resume=resume,
+            tell=tell,
+        )
+        try:
+            tell(f"report: {write_page(Path(out))[0]}")
+        except DriftError as missing:
+            tell(f"no report: {missing}")
+        if json:
+            show(result)
+        else:
+            print(f"claim: {result['claim']}")
+            print(result["sentence"])
+            print(f"result: {Path(out) / name}.json")
+        return 0
+
+    run_study.__doc__ = HELP.format(CLAIMS[name])
+    return run_study
+
+
+def tell(line: str) -> None:
+    """Progress, on stderr."""
+    print(f"driftlm: {line}", file=sys.stderr, flush=True)
+
+
+def studies() -> int:
+    """Run a study: of memories that answer, or of a published claim (see `driftlm study --help`)."""
+    raise DriftError(
+        f"there is {', '.join(STUDY_VERBS)} to study; say which: driftlm study online --data DIR --out DIR."
+    )
+
+
+STUDY_VERBS: dict[str, Callable[..., int]] = {
+    **{name: partial(study, name) for name in ANSWERS},
+    **{name: claim(name) for name in CLAIMS},
+}

@@ -1,0 +1,171 @@
+"""Charts of studies, as Vega-Lite: means with their intervals. Needs the `report` extra; import it where one is drawn.
+
+Points are JSON objects; `low` and `high` are the ends of an interval, or None, and then no bar is drawn.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "triangle-right"]
+ROW = 24  # pixels a line of `dots`
+Point = dict[str, Any]
+Specification = dict[str, Any]  # Vega-Lite JSON
+Axis = Literal["x", "y"]
+
+
+def dots(points: Sequence[Point], title: str, *, at: float | None = 0.0) -> Specification:
+    """One line a label: the value as a dot, its interval as a bar; groups that share a label lie below each other.
+
+    Args:
+        points: of keys label, group, value, low, high.
+        title: of the values' axis.
+        at: where a line marks no difference; None for no line.
+    """
+    groups, labels = _groups(points), list(dict.fromkeys(point["label"] for point in points))
+    y = alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(labelLimit=260))
+    base = alt.Chart(alt.InlineData(values=list(points))).encode(y=y, color=_hue(groups))
+    shared = len({(point["label"], point["group"]) for point in points}) > len(labels)
+    if shared:
+        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6, grid=True))
+    marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, shape=_shape(groups), tooltip=_tooltip(title))
+    rows = max(3, len(labels)) * max(ROW, 13 * len(groups) * shared)
+    return specification([*_mark_at(at, "x"), *_bars(base, points, "x"), marks], rows)
+
+
+def lines(
+    points: Sequence[Point],
+    across: str,
+    title: str,
+    *,
+    log: bool = False,
+    at: float | None = None,
+    height: int = 260,
+) -> Specification:
+    """A line a group through its values over `x`, with their intervals as bars.
+
+    Args:
+        points: of keys x, group, value, low, high.
+        across: title of the axis of `x`.
+        title: of the values' axis.
+        log: steps of `x` are factors.
+        at: where a line marks no difference; None for no line.
+        height: in pixels.
+    """
+    groups = _groups(points)
+    x = alt.X("x:Q", title=across, scale=_scale(log, [point["x"] for point in points]), axis=_axis(points, log))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    base = alt.Chart(alt.InlineData(values=list(points))).encode(x=x, color=_hue(groups))
+    line = base.mark_line(strokeWidth=2.5).encode(y=y)
+    dot = base.mark_point(filled=True, size=60, opacity=1)
+    dot = dot.encode(y=y, shape=_shape(groups), tooltip=[alt.Tooltip("x:Q", title=across), *_tooltip(title)])
+    return specification([*_mark_at(at, "y"), *_bars(base, points, "y"), line, dot], height)
+
+
+def fronts(points: Sequence[Point], across: str, title: str, *, height: int = 340) -> Specification:
+    """What is reached at which cost: a dot a point, on a logarithmic axis of cost, and each group's Pareto front.
+
+    Args:
+        points: of keys x (the cost), group, value (lower is better), low, high, label.
+        across: title of the axis of cost.
+        title: of the values' axis.
+        height: in pixels.
+    """
+    groups = _groups(points)
+    x = alt.X("x:Q", title=across, scale=_scale(True, [p["x"] for p in points]), axis=alt.Axis(format="~s"))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    best = [one for group in groups for one in front([p for p in points if p["group"] == group])]
+    base = alt.Chart(alt.InlineData(values=list(points))).encode(x=x, color=_hue(groups))
+    stairs = alt.Chart(alt.InlineData(values=best)).mark_line(interpolate="step-after", strokeWidth=2)
+    dot = base.mark_point(filled=True, size=60, opacity=1)
+    shown = ["label:N", alt.Tooltip("x:Q", title=across, format=".4s"), *_tooltip(title)]
+    names = alt.Chart(alt.InlineData(values=best)).mark_text(align="left", dx=6, dy=-7, fontSize=10)
+    layers = [
+        *_bars(base, points, "y"),
+        stairs.encode(x=x, y=y, color=_hue(groups)),
+        dot.encode(y=y, shape=_shape(groups), tooltip=shown),
+        names.encode(x=x, y=y, text="label:N"),
+    ]
+    return specification(layers, height)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats at its cost or less, by rising cost.
+
+    Example:
+        >>> [p["x"] for p in front([{"x": 3, "value": 2}, {"x": 1, "value": 3}, {"x": 2, "value": 4}])]
+        [1, 3]
+    """
+    best: list[Point] = []
+    for point in sorted(points, key=lambda one: (one["x"], one["value"])):
+        if not best or point["value"] < best[-1]["value"]:
+            best.append(point)
+    return best
+
+
+def specification(layers: Sequence[alt.Chart], height: int) -> Specification:
+    """The layers as Vega-Lite that altair has checked against the schema; raises ValueError rather than hold a NaN."""
+    spec: Specification = alt.layer(*layers).properties(height=height).to_dict()
+    json.dumps(spec, allow_nan=False)
+    return spec
+
+
+def _groups(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(point["group"] for point in points))
+
+
+def _hue(groups: Sequence[str]) -> alt.Color:
+    # Not above: a module that needs an extra is imported where it is used.
+    from driftlm.evaluation.charts import ADAPTED, GAIN, GUARD, STATIC
+
+    in_turn = [ADAPTED, GAIN, GUARD, "#1f78b4", "#a6761d", "#8c8c8c"]
+    learning = [group for group in groups if not group.startswith("static")]
+    hues = {group: in_turn[i % len(in_turn)] for i, group in enumerate(learning)}
+    scale = alt.Scale(domain=list(groups), range=[hues.get(group, STATIC) for group in groups])
+    return alt.Color("group:N", scale=scale, legend=_legend(groups))
+
+
+def _shape(groups: Sequence[str]) -> alt.Shape:
+    scale = alt.Scale(domain=list(groups), range=[SHAPES[i % len(SHAPES)] for i in range(len(groups))])
+    return alt.Shape("group:N", scale=scale, legend=_legend(groups))
+
+
+def _legend(groups: Sequence[str]) -> alt.Legend | None:
+    return alt.Legend(symbolSize=80, labelLimit=260, columns=5) if len(groups) > 1 else None
+
+
+def _tooltip(title: str) -> list[Any]:
+    value = alt.Tooltip("value:Q", title=title, format=".4f")
+    return ["group:N", value, alt.Tooltip("low:Q", format=".4f"), alt.Tooltip("high:Q", format=".4f")]
+
+
+def _bars(base: alt.Chart, points: Sequence[Point], axis: Axis) -> list[alt.Chart]:
+    """The intervals; none where no point has one, for Vega-Lite would make an empty layer's scale from nothing."""
+    if not any(point["low"] is not None for point in points):
+        return []
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.75)
+    return [bars.encode(x="low:Q", x2="high:Q") if axis == "x" else bars.encode(y="low:Q", y2="high:Q")]
+
+
+def _mark_at(at: float | None, axis: Axis) -> list[alt.Chart]:
+    if at is None:
+        return []
+    rule = alt.Chart(alt.InlineData(values=[{"at": at}])).mark_rule(strokeWidth=1.5)
+    return [rule.encode(**{axis: "at:Q"})]
+
+
+def _scale(log: bool, values: Sequence[float]) -> alt.Scale:
+    if not log:
+        return alt.Scale(zero=False)
+    return alt.Scale(type="log", domain=[min(values) / 1.15, max(values) * 1.15], nice=False)
+
+
+def _axis(points: Sequence[Point], log: bool) -> alt.Axis:
+    values = sorted({point["x"] for point in points})
+    form = "~e" if values[-1] < 1 else "~s" if values[-1] >= 10_000 else "~g"
+    if log and len(values) <= 12 and values[0] >= 1:
+        return alt.Axis(values=values, format=form)
+    return alt.Axis(tickCount=6, format=form)

@@ -1,0 +1,207 @@
+"""Engines: what measures the readings of a study, several at a time; here, processes on this machine."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from driftlm.errors import DriftError
+from driftlm.studies.reading import Reading
+from driftlm.studies.study import Row
+
+EngineName = Literal["local", "ray"]
+ENGINES = {"local": "driftlm.studies.engines:local", "ray": "driftlm.studies.ray_engine:ray_cluster"}
+TRIES = 3  # of a reading whose worker was lost, or that failed for no reason that a user can mend
+
+Measure = Callable[[Reading, Path], Row]
+
+
+class Engine(Protocol):
+    """Measures readings and gives each with its row as soon as it is there; the order is not promised.
+
+    A reading whose worker is lost, or that fails, is tried again, `TRIES` times in all; one that is refused (a
+    `DriftError`) ends the study at once. Every worker uses one thread, so that rows do not depend on the engine.
+    """
+
+    def __call__(
+        self, readings: Sequence[Reading], data: Path, workers: int, measure: Measure
+    ) -> Iterator[tuple[Reading, Row]]: ...
+
+
+def engine_of(name: str) -> Engine:
+    """The engine of a name."""
+    if name not in ENGINES:
+        raise DriftError(f"--engine was {name!r}; give {' or '.join(ENGINES)}.")
+    module, attribute = ENGINES[name].split(":")
+    engine: Engine = getattr(import_module(module), attribute)
+    return engine
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_thread() -> None:
+    """Let this worker compute on one core."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+# ---- answers of a worker --------------------------------------------------------------------------------------------
+
+
+def answered(measure: Measure, reading: Reading, data: Path) -> dict[str, Any]:
+    """What a worker sends back: `row`, or `refused` with its sentence, or `failed` with what happened."""
+    try:
+        return {"row": measure(reading, data)}
+    except DriftError as error:
+        return {"refused": str(error)}
+    except Exception:
+        return {"failed": traceback.format_exc()}
+
+
+@dataclass
+class Attempts:
+    """Readings that wait for a worker, and what happened to those that failed.
+
+    Attributes:
+        waiting: with their place in the study.
+        failures: by place, what happened each time.
+    """
+
+    waiting: deque[tuple[int, Reading]]
+    failures: dict[int, list[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(readings: Sequence[Reading]) -> "Attempts":
+        """None was tried yet."""
+        return Attempts(deque(enumerate(readings)))
+
+    def row(self, place: int, reading: Reading, answer: Mapping[str, Any]) -> Row | None:
+        """The row of an answer; None where the reading is to be tried again.
+
+        Raises:
+            DriftError: where it was refused, or was tried often enough.
+        """
+        if "row" in answer:
+            row: Row = answer["row"]
+            return row
+        named = f"the reading {reading.setting!r} of {reading.text} (seed {reading.seed})"
+        if "refused" in answer:
+            raise DriftError(f"{named} is impossible: {answer['refused']}")
+        failures = self.failures.setdefault(place, [])
+        failures.append(answer["failed"].strip().splitlines()[-1])
+        if len(failures) == TRIES:
+            raise DriftError(
+                f"{named} failed {TRIES} times, at last with {failures[-1]!r}; "
+                f"the finished ones are kept: mend that, then go on with --resume."
+            )
+        self.waiting.append((place, reading))
+        return None
+
+
+# ---- processes on this machine --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Worker:
+    """A process, and the reading that it is at."""
+
+    process: BaseProcess
+    connection: Connection
+    at: tuple[int, Reading] | None = None
+
+    @staticmethod
+    def start(data: Path, measure: Measure) -> "Worker":
+        """A process that waits for readings."""
+        context = multiprocessing.get_context("spawn")
+        ours, its = context.Pipe()
+        process = context.Process(target=work, args=(its, data, measure), daemon=True)
+        process.start()
+        its.close()
+        return Worker(process, ours)
+
+    def give(self, one: tuple[int, Reading]) -> bool:
+        """Hand it a reading; False where it has died meanwhile."""
+        self.at = one
+        try:
+            self.connection.send(one[1])
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> dict[str, Any]:
+        """What it found; that it was lost is a failure."""
+        try:
+            received: dict[str, Any] = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return {"failed": f"its worker was lost (exit code {self.process.exitcode})"}
+        return received
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def local(readings: Sequence[Reading], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Reading, Row]]:
+    """The `local` engine: processes on this machine; `workers` 0 is one a core."""
+    attempts = Attempts.of(readings)
+    running: list[Worker] = []
+    most = min(workers or cores(), len(readings))
+    try:
+        while attempts.waiting or any(worker.at for worker in running):
+            while len(running) < most:
+                running.append(Worker.start(data, measure))
+            for worker in running:
+                if worker.at is None and attempts.waiting:
+                    worker.give(attempts.waiting.popleft())
+            ready = wait([worker.connection for worker in running if worker.at])
+            for worker in [one for one in running if one.connection in ready]:
+                assert worker.at is not None
+                place, reading = worker.at
+                answer, worker.at = worker.answer(), None
+                if not worker.process.is_alive():
+                    running.remove(worker)
+                    worker.stop()
+                row = attempts.row(place, reading, answer)
+                if row is not None:
+                    yield reading, row
+    finally:
+        for worker in running:
+            worker.stop()
+
+
+def work(connection: Connection, data: Path, measure: Measure) -> None:
+    """What a worker's process does: measure what comes in, until its parent has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal ends the parent, which ends this
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    one_thread()
+    while True:
+        try:
+            reading = connection.recv()
+        except EOFError:
+            return
+        connection.send(answered(measure, reading, data))
+
+
+def end_with_parent() -> None:
+    """End this process when its parent does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

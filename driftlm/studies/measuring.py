@@ -1,0 +1,179 @@
+"""The row of a reading: what a text cost the static model and the one that learns as it reads."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftlm import runs
+from driftlm.errors import DriftError
+from driftlm.evaluation.flops import Formula, formula_of, shapes_read, summarized
+from driftlm.evaluation.prequential import Totals, read_stream
+from driftlm.models.loading import BUNDLED, LanguageModel, load
+from driftlm.streams.windows import Windows, split
+from driftlm.studies.parts import Part, Tokenized, parts_of
+from driftlm.studies.reading import Reading
+from driftlm.weights.dynamic import WeightMemory
+from driftlm.weights.learning import Learning
+from driftlm.weights.mixture import FROZEN, Learner, MixtureMemory, memory_in_weights
+
+MOMENTS = {"adam": 2, "rms": 2}  # values that a rule holds for each parameter: moments, or scales and pulls
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A memory behind all it read.
+
+    Attributes:
+        totals: sums.
+        nats: (n,) float64, of each token.
+        positions: (n,) its place in its document, from 1.
+    """
+
+    totals: Totals
+    nats: Tensor
+    positions: Tensor
+
+
+def measure(reading: Reading, data: Path) -> dict[str, Any]:
+    """Read what a reading names and return its row, plain JSON.
+
+    The static model reads first, then come the passes of Adam where there are any, then the memory. Adam's rate falls
+    linearly to 0, and windows come in random order, overlapping whatever the reading's are.
+
+    Args:
+        reading: what is read, and by what.
+        data: the folder its texts are in.
+
+    Returns:
+        `setting`, `text`, `seed`; `tokens`, `bytes`; `nats` and `bits_per_byte` of the memory,
+        `static_bits_per_byte` of the untouched model, `prior_bits_per_byte` of the tuned one that does not learn as it
+        reads (None without passes), `gain` (the fraction of the static model's bits that are saved); `parameters` of
+        the model; `updates`, `rollbacks`; `flops_per_token` and `static_flops_per_token` by formula (None where that is
+        unknown; without the passes); `seconds` of the memory alone; `memory_bytes` of what learns: values, prior,
+        gradient, the guard's copy, the rule's moments; `positions`, sums by powers of two of a token's place in its
+        document; `experts` of a mixture; `reading` itself.
+
+    Raises:
+        DriftError: where the text or the model cannot be read.
+
+    Source: Rannen-Triki et al. 2024, section 3, for what is compared; Krause et al. 2018 for the reading.
+    """
+    loaded = load(reading.model or None)
+    skipped, parts = parts_of(loaded, reading, data)
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    language_model = Tokenized.of(loaded, parts)
+    learning = completed(reading, language_model)
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "windows.jsonl"
+        untouched = WeightMemory(language_model, reading.windows, FROZEN)
+        formula = known_formula(untouched)
+        static = prior = passed(untouched, log)
+        shapes = [shape for shape, _ in shapes_read([untouched], 0, log)]
+        tuned_on = skipped if reading.tuned else parts
+        if reading.tuned or reading.hindsight:
+            tune(language_model, tuned_on, reading)
+            prior = passed(WeightMemory(language_model, reading.windows, FROZEN), log)
+        memory = memory_in_weights(language_model, reading.windows, learning)
+        adapted = passed(memory, log) if memory.parameters else prior  # which is the same reading
+        flops = summarized(memory, log, adapted.totals.tokens)["flops_per_token"]
+    totals, static_flops = adapted.totals, None
+    if formula is not None:
+        static_flops = sum(formula.score(shape) for shape in shapes) / totals.tokens
+    return {
+        "setting": reading.setting,
+        "text": reading.text,
+        "seed": reading.seed,
+        "tokens": totals.tokens,
+        "bytes": totals.bytes,
+        "nats": totals.nats,
+        "bits_per_byte": totals.bits_per_byte,
+        "static_bits_per_byte": static.totals.bits_per_byte,
+        "prior_bits_per_byte": prior.totals.bits_per_byte if reading.tuned or reading.hindsight else None,
+        "gain": 1 - totals.nats / static.totals.nats,
+        "parameters": parameters,
+        "updates": memory.counts.updates,
+        "rollbacks": memory.counts.rollbacks,
+        "flops_per_token": flops,
+        "static_flops_per_token": static_flops,
+        "seconds": totals.seconds,
+        "memory_bytes": memory_bytes(memory),
+        "positions": by_position(adapted, static),
+        "experts": memory.standings() if isinstance(memory, MixtureMemory) else None,
+        "reading": asdict(reading),
+    }
+
+
+def completed(reading: Reading, language_model: LanguageModel) -> Learning:
+    """The learning of a reading with its seed, and with the bundled model's statistics where RMS has no others."""
+    learning = replace(reading.learning, seed=reading.seed)
+    if learning.rule == "rms" and not learning.statistics and language_model.name == str(BUNDLED):
+        learning = replace(learning, statistics=str(BUNDLED / "statistics.safetensors"))
+    return learning
+
+
+def passed(memory: Learner, log: Path) -> Passed:
+    """Let a memory read the parts of its model, and keep a line a window in `log`."""
+    language_model = memory.language_model
+    assert isinstance(language_model, Tokenized)
+    nats, positions, totals = [], [], Totals()
+    with log.open("w", encoding="utf-8") as file:
+        for step in read_stream(memory, language_model.documents()):
+            nats.append(step.nats.double())
+            positions.append(torch.arange(step.window.position, step.window.position + step.window.new))
+            totals = step.totals
+            file.write(json.dumps(runs.line(step, None, None)) + "\n")
+    return Passed(totals, torch.cat(nats), torch.cat(positions))
+
+
+def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Reading) -> None:
+    """Passes of Adam over all windows of the parts, in all weights, which the model keeps."""
+    grid = Windows("overlapping", reading.windows.context, reading.windows.stride)
+    memory = WeightMemory(language_model, grid, Learning(rule="adam", learning_rate=reading.rate))
+    windows = [window for part in parts for window in split(part.id, part.ids, part.byte_ends, grid)]
+    order = random.Random(reading.seed)
+    assert memory.rule is not None
+    steps = (reading.tuned or reading.hindsight) * len(windows)
+    for step in range(steps):
+        if step % len(windows) == 0:
+            order.shuffle(windows)
+        memory.learn(windows[step % len(windows)])
+        memory.rule.learning_rate *= (steps - step - 1) / (steps - step)  # a rate that the guard halved stays halved
+
+
+def known_formula(memory: WeightMemory) -> Formula | None:
+    """What a memory's windows cost, None where that is unknown."""
+    try:
+        return formula_of(memory)
+    except DriftError:
+        return None
+
+
+def memory_bytes(memory: Learner) -> int:
+    """Bytes of what learns: values, prior, gradient, the guard's copy, and the rule's moments."""
+    learners = memory.active if isinstance(memory, MixtureMemory) else [memory]
+    held = 0
+    for one in learners:
+        learning = one.learning
+        copies = 3 + (learning.guard == "on") + MOMENTS.get(learning.rule, int(learning.momentum > 0))
+        held += copies * sum(p.numel() * p.element_size() for p in one.parameters)
+    return held
+
+
+def by_position(adapted: Passed, static: Passed) -> list[dict[str, Any]]:
+    """Sums of nats over tokens at places 1, 2-3, 4-7, 8-15, ... of their documents."""
+    places = np.frexp(adapted.positions.double().numpy())[1] - 1  # ⌊log₂⌋, exactly
+    tokens = np.bincount(places)
+    sums = [np.bincount(places, one.nats.numpy()).tolist() for one in (adapted, static)]
+    return [
+        {"from": 2**place, "tokens": int(count), "nats": nats, "static_nats": before}
+        for place, (count, nats, before) in enumerate(zip(tokens, *sums, strict=True))
+        if count
+    ]

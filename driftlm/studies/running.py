@@ -1,0 +1,214 @@
+"""A study is run: readings that are not there yet go to an engine, every row is kept at once, a verdict follows.
+
+OUT/NAME.jsonl    a line a reading: its key and its row
+OUT/NAME.json     claim, verdict, figures, rows, and where they come from
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+import driftlm
+from driftlm import runs
+from driftlm.errors import DriftError
+from driftlm.formats import refuse_unwritable
+from driftlm.models.loading import load
+from driftlm.reading import versions
+from driftlm.studies.engines import Measure, cores, engine_of
+from driftlm.studies.measuring import measure as measure_row
+from driftlm.studies.reading import Reading
+from driftlm.studies.study import Row, Scale, Study
+
+Kept = dict[str, Row]  # by key
+Tell = Callable[[str], object]
+REPOSITORY = Path(__file__).resolve().parents[2]
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
+def run(
+    study: Study,
+    scale: Scale,
+    data: Path,
+    out: Path,
+    *,
+    engine: str = "local",
+    workers: int = 0,
+    resume: bool = False,
+    tell: Tell = lambda line: None,
+    measure: Measure = measure_row,
+) -> dict[str, Any]:
+    """Measure what is missing, conclude from all rows, and write both; returns what OUT/NAME.json holds.
+
+    A reading that OUT holds is never measured again. One whose text, model or settings changed is another reading.
+
+    Args:
+        study: which one.
+        scale: how much of it.
+        data: folder of the texts.
+        out: folder for rows and result.
+        engine: `local` or `ray`.
+        workers: readings at a time; 0 for one a core.
+        resume: go on with the readings that OUT holds.
+        tell: gets a sentence for every reading that is finished.
+        measure: makes a row.
+
+    Raises:
+        DriftError: where OUT holds readings of this study and was not to be resumed, or one cannot be measured.
+    """
+    if workers < 0:
+        raise DriftError(f"--workers was {workers}; give a number of readings at a time, or 0 for one a core.")
+    if not data.is_dir():
+        raise DriftError(f"--data {data} is no folder; give the one that holds books/, drift/ and shift/.")
+    lines = out / f"{study.name}.jsonl"
+    if lines.exists() and not resume:
+        raise DriftError(f"{lines} holds readings of this study already; go on with --resume, or give another --out.")
+    refuse_unwritable(out)
+    wanted = keyed(study.readings(scale), data)
+    with appended(lines) as (kept, keep):
+        missing = {key: reading for key, reading in wanted.items() if key not in kept}
+        tell(f"{study.name}: {len(wanted)} readings, {len(wanted) - len(missing)} of them there already")
+        if missing:
+            keys = {reading: key for key, reading in missing.items()}
+            found = engine_of(engine)(list(missing.values()), data, workers, measure)
+            for number, (reading, row) in enumerate(found, 1):
+                keep(keys[reading], row)
+                tell(f"{number}/{len(missing)} {said(row)}")
+        rows = [kept[key] for key in wanted]
+    concluded = study.conclude(rows)
+    result = {
+        "study": study.name,
+        "claim": study.claim,
+        "source": study.source,
+        "verdict": concluded.verdict,
+        "sentence": concluded.sentence,
+        "figures": concluded.figures,
+        "rows": rows,
+        **provenance(),
+        "scale": asdict(scale) | {"models": list(scale.models)},
+        "seeds": sorted({reading.seed for reading in wanted.values()}),
+        "engine": engine,
+        "data": str(data),
+    }
+    runs.write_json(out / f"{study.name}.json", result)
+    return result
+
+
+def keyed(readings: list[Reading], data: Path) -> dict[str, Reading]:
+    """Readings by key, in their order; one that is listed twice once."""
+    models = {reading.model for reading in readings}
+    fingerprints = {model: load(model or None).fingerprint for model in models}
+    return {reading.key(data, fingerprints[reading.model]): reading for reading in readings}
+
+
+def said(row: Row) -> str:
+    """A finished reading in a line."""
+    bits = f"{row['static_bits_per_byte']:.4f} static, {row['bits_per_byte']:.4f} bits per byte"
+    return f"{row['setting']}: {row['text']} (seed {row['seed']}): {bits}, {row['seconds']:.0f} s"
+
+
+# ---- rows on disk ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def appended(path: Path) -> Iterator[tuple[Kept, Callable[[str, Row], None]]]:
+    """The rows that a file of lines holds, and what adds one: it is on disk when the call returns.
+
+    A last line that was not finished, because the writer was killed, is taken away.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, appended(Path(folder, "rows.jsonl")) as (kept, keep):
+    ...     keep("a1", {"nats": 2.0})
+    ...     kept
+    {'a1': {'nats': 2.0}}
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        kept = read_lines(path, file)
+
+        def keep(key: str, row: Row) -> None:
+            line = json.dumps({"key": key} | row, allow_nan=False, ensure_ascii=False)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            kept[key] = row_of(line)  # as it is when read again
+
+        yield kept, keep
+
+
+def read_lines(path: Path, file: BinaryIO) -> Kept:
+    """Rows by key; the file ends behind its last whole line."""
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    file.truncate(whole)
+    kept = {}
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            kept[json.loads(line)["key"]] = row_of(line)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DriftError(
+                f"{path}, line {number} is no row of a study; take it out, or give another --out."
+            ) from error
+    return kept
+
+
+def row_of(line: str | bytes) -> Row:
+    """The row of a line."""
+    row: Row = json.loads(line)
+    del row["key"]
+    return row
+
+
+# ---- where a result comes from --------------------------------------------------------------------------------------
+
+
+def provenance() -> dict[str, Any]:
+    """Version, commit, command, machine and time of a result."""
+    return {
+        "driftlm": driftlm.__version__,
+        "commit": commit(),
+        "command": shlex.join(["driftlm", *sys.argv[1:]]),
+        "versions": versions(),
+        "machine": machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str | None:
+    """The commit this package runs from, with `+` where files differ from it; None where it is no checkout."""
+    if not (REPOSITORY / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, its vector instructions as torch uses them, and cores that this process may use."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in (CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else ())
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
+    }
