@@ -203,6 +203,41 @@ def compact(bank: str, json: bool = False) -> int:
         return said({"bank": bank, "documents": len(store)}, json)
 
 
+def export(
+    question: tyro.conf.Positional[str],
+    machine: Machine,
+    *,
+    bank: str,
+    to: str,
+    networks: str = "",
+    aggregation: Way = "exact",
+    size: int = 0,
+    json: bool = False,
+) -> int:
+    """Write what a bank says to one question as a folder that transformers and peft load (prefix tuning, or a LoRA).
+
+    Args:
+        question: in quotes.
+        machine: which model; the bank's own where none is given.
+        bank: its folder.
+        to: the folder, which must be new.
+        networks: the bank's networks, where they moved.
+        aggregation: attend to the whole bank or to part of it, as in `driftlm ask`.
+        size: entries attended to, of a group, or of the smaller bank.
+        json: one JSON object on stdout.
+    """
+    from driftlm.banking import export as export_question
+
+    facts = export_question(question, Path(bank), machine, networks, Path(to), Aggregation(aggregation, size))
+    if json:
+        show(facts)
+        return 0
+    print(f"{to}: {facts['as']} on {facts['base']}")
+    for document in facts["documents"]:
+        print(f"  {document['weight']:6.1%}  {document['id']}")
+    return 0
+
+
 def said(facts: dict[str, Any], as_json: bool) -> int:
     """Facts as JSON, or line by line."""
     if as_json:
@@ -219,7 +254,7 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def bank() -> int:
-    """Keep a bank: add, ls, show, forget, expire, verify, compact (see `driftlm bank --help`)."""
+    """Keep a bank: add, ls, show, forget, expire, verify, compact, export (see `driftlm bank --help`)."""
     raise DriftError(f"a bank can {', '.join(BANK_VERBS)}; say which: driftlm bank add FILE --bank DIR.")
 
 
@@ -231,4 +266,5 @@ BANK_VERBS: dict[str, Callable[..., int]] = {
     "expire": expire,
     "verify": verify,
     "compact": compact,
+    "export": export,
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from driftlm import formats
+from driftlm.bank.adapter import adapter_of
 from driftlm.bank.asked import AskedBank
 from driftlm.bank.modulations import Addition, Facts
 from driftlm.bank.networks import BankNetworks, load_networks
@@ -143,6 +145,42 @@ def ask(
             nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
             documents = largest(shares[0], bank.ids)
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}
+
+
+@torch.no_grad()
+def export(
+    question: str, folder: Path, machine: Machine, networks: str, to: Path, aggregation: Aggregation = EXACT
+) -> dict[str, Any]:
+    """Write what a bank says to one question as a PEFT folder: prefix tuning, or a LoRA, by the networks' modulation.
+
+    Behind it plain transformers and peft give the prompt of `prompt_ids` the logits that `ask` answers with. Where the
+    networks came with an adapter, the model with it merged is a HuggingFace folder `base` inside.
+
+    Returns:
+        `{question, folder, as, base, documents: [{id, weight}]}`.
+
+    Raises:
+        DriftError: for an empty question, an empty bank, a folder that exists, or a model that peft does not serve.
+    """
+    formats.refuse_existing(to)
+    if not question.strip():
+        raise DriftError("the question is empty; give it in quotes.")
+    store, made = opened(folder, machine, networks)
+    with store:
+        bank, model = store.matrices(), made.language_model
+        if not bank.documents:
+            raise DriftError(f"the bank {folder} is empty and says nothing to a question; add documents to it first.")
+        modulated, shares = AskedBank(made, bank, aggregation).asked([question])
+        documents = largest(shares[0], bank.ids)
+    adapter = adapter_of(model, modulated, prompt_ids(model, question))
+    merged = bool(getattr(model.model, "merged_adapter", ""))
+    base = str(to.resolve() / "base") if merged else formats.base_of(model)
+    with formats.appearing(to) as partial:
+        if merged:
+            formats.write(model, None, partial / "base")
+        formats.write(model, adapter, partial, base)
+    kind = adapter.peft_config["default"].peft_type.value
+    return {"question": question, "folder": str(to), "as": kind, "base": base, "documents": documents}
 
 
 def refuse_longer(model: LanguageModel, needed: int, what: str) -> None:

@@ -13,7 +13,9 @@ import driftlm
 from driftlm.bank_cli import BANK_VERBS, ask, bank
 from driftlm.claims_cli import STUDY_VERBS, studies
 from driftlm.errors import DriftError
+from driftlm.export_cli import export
 from driftlm.options import Machine, Stream
+from driftlm.snapshot_cli import HOME_VERBS, SNAPSHOT_VERBS, home, snapshot
 from driftlm.streams.windows import Windows
 from driftlm.train_cli import TRAIN_VERBS, train
 from driftlm.tune_cli import tune
@@ -178,16 +180,21 @@ VERBS = {
     "statistics": statistics,
     "tune": tune,
     "generate": generate,
+    "export": export,
     "train": train,
     "bank": bank,
     "ask": ask,
     "study": studies,
+    "home": home,
+    "snapshot": snapshot,
     "doctor": doctor,
 }
 GROUPS = {  # verbs of verbs
     "bank": BANK_VERBS,
     "train": TRAIN_VERBS,
     "study": STUDY_VERBS,
+    "home": HOME_VERBS,
+    "snapshot": SNAPSHOT_VERBS,
 }
 
 

@@ -3,6 +3,8 @@
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from driftlm.models.lora import take_fast_path
 from driftlm.models.trainable import Trainable
 from driftlm.runs import latest_checkpoint, read_config
 from driftlm.weights.dynamic import chosen_by
-from driftlm.weights.learning import Learning
+from driftlm.weights.learning import Learn, Learning
 
 
 @dataclass
@@ -45,22 +47,53 @@ def save(language_model: LanguageModel, trainable: Trainable | None, folder: str
         DriftError: when the folder is there already.
     """
     folder = Path(folder)
+    with appearing(folder) as partial:
+        write(language_model, trainable and trainable.adapter, partial)
+    return folder
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name when the context ends well.
+
+    Raises:
+        DriftError: when a folder of that name is there already.
+    """
     refuse_existing(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(folder)
+
+
+def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str = "") -> None:
+    """A model of peft as its adapter, which says what it belongs to, or without one the whole model; a tokenizer.
+
+    Args:
+        language_model: the model under the adapter, too.
+        adapter: the model of peft, or None.
+        folder: made where there is none.
+        base: place of the model that the adapter is to be loaded on, where it is not the one it was made on.
+    """
     with no_progress_bar(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if trainable is not None and trainable.adapter is not None:
-            place = Path(language_model.name)
-            base = str(place.resolve()) if place.is_dir() else language_model.name
-            trainable.adapter.peft_config["default"].base_model_name_or_path = base
-            trainable.adapter.save_pretrained(partial)
+        if adapter is not None:
+            adapter.peft_config["default"].base_model_name_or_path = base or base_of(language_model)
+            adapter.save_pretrained(folder)
         else:
-            language_model.model.save_pretrained(partial, state_dict=plain_weights(language_model.model))
-        language_model.tokenizer.save_pretrained(partial)
-    partial.rename(folder)
-    return folder
+            language_model.model.save_pretrained(folder, state_dict=plain_weights(language_model.model))
+        language_model.tokenizer.save_pretrained(folder)
+
+
+def base_of(language_model: LanguageModel) -> str:
+    """Where a model came from, as a PEFT folder names it: a full path, or a hub name."""
+    place = Path(language_model.name)
+    return str(place.resolve()) if place.is_dir() else language_model.name
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
@@ -105,14 +138,27 @@ def start_from(source: str | Path, learning: Learning, model: str | None = None,
         return from_adapter(source, learning, model, loading)
     if (source / "windows.jsonl").exists():
         return from_run(source, learning, loading)
-    if (source / "config.json").exists():
+    if whole(source):
         return Start(load(source, **loading))
     raise DriftError(f"--from {source} is neither a run nor a PEFT or HuggingFace folder; give one of these.")
 
 
-def from_adapter(source: Path, learning: Learning, model: str | None, loading: dict[str, Any]) -> Start:
-    """A PEFT folder on its base."""
-    from peft import PeftConfig, PeftModel, PeftType
+def kind_of(source: Path) -> Learn:
+    """What a run or folder was learned with: `lora`, `dora`, `all`, `norms` or `none`; a whole model is `all`."""
+    if (source / "adapter_config.json").exists():
+        return "dora" if adapter_config(source).use_dora else "lora"
+    return "all" if whole(source) else Learning(**read_config(source)["learning"]).learn
+
+
+def whole(source: Path) -> bool:
+    """Whether a folder is a HuggingFace model, neither a run nor an adapter."""
+    others = ("adapter_config.json", "windows.jsonl")
+    return (source / "config.json").exists() and not any((source / name).exists() for name in others)
+
+
+def adapter_config(source: Path) -> Any:
+    """The configuration of a LoRA or DoRA that peft wrote."""
+    from peft import PeftConfig, PeftType
 
     try:
         config: Any = PeftConfig.from_pretrained(str(source))
@@ -124,6 +170,14 @@ def from_adapter(source: Path, learning: Learning, model: str | None, loading: d
         raise DriftError(
             f"the adapter in {source} is {config.peft_type.value}; give a LoRA or DoRA, or merged weights."
         )
+    return config
+
+
+def from_adapter(source: Path, learning: Learning, model: str | None, loading: dict[str, Any]) -> Start:
+    """A PEFT folder on its base."""
+    from peft import PeftModel
+
+    config = adapter_config(source)
     base = config.base_model_name_or_path
     if not (model or base):
         raise DriftError(f"the adapter in {source} does not name the model it belongs to; give it with --model.")

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PrefixTuningCo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.errors import DriftError
-from driftlm.formats import plain_weights, save
+from driftlm.formats import appearing, plain_weights, save
 from driftlm.models.loading import load
 from driftlm.models.trainable import choose
 from tests.families import FAMILIES
@@ -74,7 +74,7 @@ def test_saved_weights_are_what_other_tools_load(learn: str, family: str, tmp_pa
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", "gpt2")])
 def test_every_family_is_saved(family: str, tmp_path: Path, capsys: Capture) -> None:
     model = ["--model", tiny_model(tmp_path, family)]
-    for learn in ("all", "lora"):
+    for learn in ("all", "lora", "dora"):
         read = ["read", "a.txt", *model, *QUICK, "--learn", learn, "--learning-rate", RATES[learn], "--run", learn]
         assert driftlm(capsys, *read, "--save", f"{learn}-saved").code == 0
         assert close(static_nats(capsys, "--from", learn, "--learn", "none"), plain_nats(f"{learn}-saved"))
@@ -110,6 +110,17 @@ def test_the_weights_under_an_adapter_are_saved_plain(tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="exists already"):
         save(language_model, None, "plain")
     assert load("plain").fingerprint == load(tiny_model(tmp_path)).fingerprint
+
+
+def test_a_folder_that_is_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
+    def on_a_full_disk() -> None:
+        with appearing(tmp_path / "saved") as partial:
+            partial.mkdir()
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        on_a_full_disk()
+    assert not list(tmp_path.glob("saved*"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- from

@@ -32,6 +32,7 @@ MEASURES = COMPOSED | {"composed", "retrieving"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
 VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "tuning", "serve"}
+VERBS |= {"exporting"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "durable": set(),
@@ -56,7 +57,12 @@ ALLOWED: dict[str, set[str]] = {
     "claims_cli": RECORDED | {"bank_cli", "study_cli", "studies"},
     "train_cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "tune_cli": RECORDED | {"options", "bank_cli"} | VERBS,
-    "cli": RECORDED | {"options", "bank_cli", "claims_cli", "studies", "train_cli", "tune_cli"} | VERBS,
+    "live": RECORDED | {"options"},
+    "snapshot_cli": RECORDED | {"options", "bank_cli", "live"},
+    "export_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "cli": RECORDED
+    | {"options", "bank_cli", "claims_cli", "export_cli", "studies", "train_cli", "tune_cli", "snapshot_cli", "live"}
+    | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used
 }

@@ -81,7 +81,7 @@ class BM25Index:
     def __init__(self, database: sqlite3.Connection | str | Path = ":memory:") -> None:
         with sentences():
             if not isinstance(database, sqlite3.Connection):
-                database = sqlite3.connect(database, isolation_level=None)
+                database = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
                 database.execute(f"PRAGMA cache_size = -{CACHE}")
             self.database = database
             with self.changing():

@@ -97,7 +97,6 @@ def adapted(
     language_model: LanguageModel, learn: str, layers: tuple[int, int] | None, rank: int, targets: str, seed: int
 ) -> Trainable:
     """A new LoRA or DoRA in the model; its scale is 1 (alpha = rank), its dropout 0."""
-    from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if rank < 1:
@@ -105,24 +104,26 @@ def adapted(
     model = language_model.model
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise DriftError(f"{language_model.name!r} already carries the adapter of another memory; load it once more.")
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        lora_dropout=0.0,
-        use_dora=learn == "dora",
-        target_modules=target_modules(model, targets, layers),
-        task_type="CAUSAL_LM",
-    )
+    names = target_modules(model, targets, layers)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
+    adapter = new_adapter(model, names, rank, use_dora=learn == "dora")
+    torch.random.set_rng_state(state)
+    take_fast_path(model)
+    return Trainable({name: p for name, p in model.named_parameters() if p.requires_grad}, adapter, learn == "lora")
+
+
+def new_adapter(model: Any, names: list[str], rank: int, *, use_dora: bool = False) -> Any:
+    """The model of peft around `model`, which gets a LoRA or DoRA of scale 1 in the named linear maps."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, lora_dropout=0.0, use_dora=use_dora, target_modules=names, task_type="CAUSAL_LM"
+    )
     with warnings.catch_warnings():
         # What peft settles by itself (Conv1D stores its weight transposed) or calls in transformers is no one's worry.
         warnings.filterwarnings("ignore", message="fan_in_fan_out|.*is_gradient_checkpointing")
-        adapter = get_peft_model(model, config)
-    torch.random.set_rng_state(state)
-    adapter.eval()
-    take_fast_path(model)
-    return Trainable({name: p for name, p in model.named_parameters() if p.requires_grad}, adapter, learn == "lora")
+        return get_peft_model(model, config).eval()
 
 
 def target_modules(model: Any, targets: str, layers: tuple[int, int] | None) -> list[str]:

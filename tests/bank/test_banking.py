@@ -4,17 +4,23 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import NetworksSettings
 from driftlm.bank.store import BankStore
 from driftlm.banking import ask
 from driftlm.cli import main
+from driftlm.formats import save
 from driftlm.models.loading import load
+from driftlm.models.prompting import answer_ids, prompt_ids
+from driftlm.models.trainable import choose
 from driftlm.options import Machine
 from tests.running import tiny_model
 
@@ -63,6 +69,47 @@ def test_a_bank_is_taught_asked_and_made_to_forget(place: Path, capsys: pytest.C
     assert said(capsys, "bank", "verify", *held)["problems"] == []
     assert [one["id"] for one in said(capsys, "bank", "ls", *held)["documents"]] == ["d1", "d2"]  # type: ignore[attr-defined]
     assert said(capsys, "bank", "show", "d1", *held)["time"] == "2001-01-01"
+
+
+@pytest.mark.parametrize(("modulation", "kind"), [("prefix", "PREFIX_TUNING"), ("lora", "LORA")])
+def test_what_a_bank_says_to_a_question_is_loaded_by_peft(
+    modulation: Literal["prefix", "lora"], kind: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind networks that came with an adapter too: the exported folder then holds the model it was merged into."""
+    networks = BankNetworks(load(place / "llama"), replace(SMALL, modulation=modulation)).eval()
+    with torch.no_grad():
+        for weight in networks.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape))
+    networks.save(place / "networks")
+    tuned = load(place / "llama")
+    reader = choose(tuned, "lora", seed=1)
+    for name, parameter in reader.parameters.items():
+        parameter.data.normal_(std=0.1 if "lora_B" in name else 1.0)
+    save(tuned, reader, place / "reader")
+    question = "What was it?"
+    for bank in ("plain", "tuned"):
+        if bank == "tuned":
+            shutil.copytree(place / "reader", place / "networks" / "adapter")
+        held = ["--bank", place / bank, "--model", place / "llama", "--networks", place / "networks", "--json"]
+        said(capsys, "bank", "add", place / "news.jsonl", *held)
+        answered = said(capsys, "ask", question, *held)
+        facts = said(capsys, "bank", "export", question, *held, "--to", place / f"{bank}-said")
+        assert facts["as"] == kind and facts["documents"] == answered["documents"]
+        assert (place / f"{bank}-said" / "base").exists() == (bank == "tuned")
+        plain = AutoPeftModelForCausalLM.from_pretrained(place / f"{bank}-said").eval()
+        model = load(place / "llama")
+        prompt, answer = prompt_ids(model, question), answer_ids(model, str(answered["answer"]))
+        with torch.no_grad():
+            logits = plain(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :]
+        nats = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
+        assert nats == pytest.approx(answered["nats"], rel=1e-5)
+        assert (
+            "exists" in said(capsys, "bank", "export", question, *held, "--to", place / f"{bank}-said", code=2)["err"]
+        )
+    said(capsys, "bank", "forget", "d0", "d1", "d2", "--bank", place / "tuned")
+    for asked, sentence in ((question, "is empty"), (" ", "question is empty")):
+        assert sentence in said(capsys, "bank", "export", asked, *held, "--to", place / "new", code=2)["err"]
+    assert not (place / "new").exists()
 
 
 def test_an_empty_bank_is_the_plain_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

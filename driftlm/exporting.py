@@ -1,0 +1,108 @@
+"""The verb `export`: what a run learned as a folder that transformers and peft load, its error stated."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from driftlm import formats
+from driftlm.errors import DriftError
+from driftlm.evaluation.prequential import read_stream
+from driftlm.models.factored import LowRankDelta, lora_of, low_rank_delta
+from driftlm.models.loading import LanguageModel, load
+from driftlm.options import Machine
+from driftlm.streams.documents import Document, read_documents
+from driftlm.streams.windows import Windows
+from driftlm.weights.dynamic import WeightMemory
+from driftlm.weights.learning import Learning
+
+Kind = Literal["peft", "huggingface", "low-rank"]
+STATED = "low_rank.json"  # beside the adapter: how far it is from what was learned
+
+
+def export(
+    source: Path,
+    to: Path,
+    kind: Kind,
+    machine: Machine,
+    windows: Windows,
+    *,
+    rank: int = 8,
+    text: Sequence[str] = (),
+    limit: int = 8000,
+) -> dict[str, Any]:
+    """Write a learned state as a folder; it is complete or not there.
+
+    Args:
+        source: a run, or a PEFT or HuggingFace folder.
+        to: the folder, which must not exist.
+        kind: the adapter as it was learned (`peft`), a whole model (`huggingface`), or θ - θ₀ cut to a rank, as a
+            LoRA (`low-rank`), θ₀ being the weights that the LoRA is to be loaded on.
+        machine: where; its model is the base of a HuggingFace folder that is exported as `low-rank`.
+        windows: how a text is cut.
+        rank: of `low-rank`.
+        text: files that `low-rank` is measured on.
+        limit: tokens of the text, at most.
+
+    Returns:
+        `{folder, as}`, and of `low-rank` what is stated beside the adapter as well: base, rank, relative_error,
+        left_out_share, tensors [{name, relative_error, share, left_out}], and with a text tokens and
+        {prior, exact, exported}_nats_per_token. Errors are Frobenius norms, relative to that of the change; shares
+        are of its square.
+
+    Raises:
+        DriftError: for a folder that exists, a state without an adapter as `peft`, quantized weights otherwise.
+    """
+    formats.refuse_existing(to)
+    if machine.bits and kind != "peft":
+        raise DriftError(f"--bits {machine.bits} would round the weights that are exported; leave it out.")
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    held = formats.kind_of(source)
+    if kind == "peft" and held not in ("lora", "dora"):
+        raise DriftError(
+            f"{source} holds no adapter (--learn {held}); give --as low-rank for a LoRA near it, or --as huggingface."
+        )
+    learning = Learning(learn=held) if kind == "peft" else Learning(learn="none")
+    learned = formats.start_from(source, learning, machine.model or None, **machine.loading())
+    if kind != "low-rank":
+        formats.save(learned.language_model, learned.trainable, to)
+        return {"folder": str(to), "as": kind}
+    base = machine.model if formats.whole(source) else learned.language_model.name
+    prior = load(base or None, **machine.loading())
+    delta = low_rank_delta(prior.model, learned.language_model.model, rank)
+    documents = list(read_documents(tuple(text))) if text else []
+    nats = [tokens_and_nats(model, windows, documents, limit) for model in (prior, learned.language_model) if documents]
+    adapter = lora_of(prior.model, delta.factors)
+    facts = {"base": formats.base_of(prior), "rank": rank, **stated(delta)}
+    if documents:
+        nats.append(tokens_and_nats(prior, windows, documents, limit))
+        means = {f"{name}_nats_per_token": mean for name, (_, mean) in zip(("prior", "exact", "exported"), nats)}
+        facts |= {"tokens": nats[0][0], **means}
+    with formats.appearing(to) as partial:
+        formats.write(prior, adapter, partial)
+        (partial / STATED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return {"folder": str(to), "as": kind, **facts}
+
+
+def stated(delta: LowRankDelta) -> dict[str, Any]:
+    """The errors of a low-rank delta, tensor by tensor and over all."""
+    whole = sum(one.norm**2 for one in delta.changed)
+    return {
+        "relative_error": delta.error,
+        "left_out_share": delta.left_out_share,
+        "tensors": [
+            {"name": one.name, "relative_error": one.error, "share": one.norm**2 / whole, "left_out": one.left_out}
+            for one in delta.changed
+        ],
+    }
+
+
+def tokens_and_nats(
+    language_model: LanguageModel, windows: Windows, documents: Sequence[Document], limit: int
+) -> tuple[int, float]:
+    """Tokens read and their mean nats, nothing learned."""
+    *_, last = read_stream(WeightMemory(language_model, windows, Learning(learn="none")), documents, limit=limit)
+    return last.totals.tokens, last.totals.nats_per_token

@@ -1,0 +1,1 @@
+"""A memory that lives in a folder: journal, checkpoint, snapshots, tenants."""

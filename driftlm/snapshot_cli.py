@@ -1,0 +1,366 @@
+"""The command line of homes and their snapshots: one typed function a verb; heavy imports inside."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from driftlm.bank_cli import said, show
+from driftlm.errors import DriftError
+from driftlm.options import Machine
+from driftlm.streams.windows import Windows
+from driftlm.weights.learning import Learning
+
+if TYPE_CHECKING:
+    from driftlm.live.home import Home
+    from driftlm.live.journal import Entry
+    from driftlm.live.replay import Cost
+
+Folder = tyro.conf.Positional[str]
+Several = tyro.conf.Positional[tuple[str, ...]]
+
+
+def new(
+    home: Folder,
+    windows: Windows,
+    learning: Learning,
+    machine: Machine,
+    *,
+    sources: tuple[Literal["bank", "bm25", "dense"], ...] = (),
+    networks: str = "",
+    retrieved: int = 1,
+    budget: int = 256,
+    compare: Literal["static", "none"] = "static",
+    json: bool = False,
+) -> int:
+    """Make a home: a memory that lives in a folder, with its settings for good.
+
+    Args:
+        home: its folder, which must be new.
+        windows: how documents are cut.
+        learning: what the weights learn, and how.
+        machine: which model.
+        sources: memories that keep documents beside the weights: `bank`, `bm25`, `dense`.
+        networks: folder of the bank's networks; empty for the bundled ones.
+        retrieved: documents that `bm25` and `dense` find for a window.
+        budget: most tokens of their texts together.
+        compare: score the `static` model on the same windows, or `none`.
+        json: one JSON object on stdout.
+    """
+    import torch
+
+    from driftlm.live.home import Home
+    from driftlm.live.settings import HomeSettings
+
+    place = str(Path(networks).resolve()) if networks else ""
+    settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
+    model = loaded(machine, machine.model)
+    machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
+    with Home.create(home, model, settings, machine=machine) as made:
+        return said({"home": home, "model": str(made.facts["model"]["name"])}, json)
+
+
+def loaded(machine: Machine, name: str) -> Any:
+    """A model, on as many threads as the machine says."""
+    import torch
+
+    from driftlm.models.loading import load
+
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    if machine.device.startswith("cuda"):
+        torch.use_deterministic_algorithms(True)
+    return load(name or None, **machine.loading())
+
+
+def opened(folder: str) -> "Home":
+    """A home, with the model that it was made with."""
+    from driftlm.live.home import Home
+    from driftlm.live.identity import described
+
+    facts = described(folder)
+    try:
+        machine = Machine(**facts["machine"])
+    except TypeError as error:
+        raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
+    return Home.open(folder, loaded(machine, facts["model"]["name"]))
+
+
+def read(home: Folder, files: Several, stdin: Literal["text", "jsonl"] = "text", json: bool = False) -> int:
+    """Read documents into a home; one that is named has been learned and is kept, whatever happens next.
+
+    Args:
+        home: its folder.
+        files: text files, folders, .jsonl, or - for standard input.
+        stdin: what standard input holds.
+        json: one JSON object a document on stdout.
+    """
+    from driftlm.streams.documents import read_documents
+
+    documents = read_documents(files, stdin=stdin)  # checks them before the model is loaded
+    with opened(home) as place:
+        for document in documents:
+            entry = place.read(document)
+            if json:
+                show(facts_of(entry))
+                continue
+            static = entry.totals.static_bits_per_byte
+            beside = "" if static is None else f", {static:.4f} by the static model"
+            print(f"{entry.id}: {entry.totals.tokens:,} tokens, {entry.totals.bits_per_byte:.4f} bits per byte{beside}")
+    return 0
+
+
+def facts_of(entry: "Entry") -> dict[str, Any]:
+    """An entry of the journal, without its text."""
+    totals = asdict(entry.totals)
+    del totals["documents"]
+    facts = {name: getattr(entry, name) for name in ("seq", "id", "time", "read_at", "active")}
+    return facts | totals | {"bits_per_byte": entry.totals.bits_per_byte}
+
+
+def listing(home: Folder, json: bool = False) -> int:
+    """List what a home has read, in order; what it was taken back behind is marked.
+
+    Args:
+        home: its folder.
+        json: one JSON object on stdout.
+    """
+    from driftlm.live.identity import described
+    from driftlm.live.journal import Journal
+
+    described(home)
+    journal = Journal.open(Path(home) / "journal.sqlite")
+    try:
+        entries = [facts_of(entry) for entry in journal.entries(sorted(journal.hashes()))]
+    finally:
+        journal.close()
+    if json:
+        show({"home": home, "documents": entries})
+        return 0
+    for one in entries:
+        undone = "" if one["active"] else "  (not behind the present state)"
+        print(f"{one['seq']}  {one['id']}  {one['time'] or '-'}  {one['tokens']:,} tokens{undone}")
+    print(f"{sum(one['active'] for one in entries):,} documents read")
+    return 0
+
+
+def forget(home: Folder, documents: Several, purge: bool = False, cost: bool = False, json: bool = False) -> int:
+    """Forget documents: the home is as if they had never been read, and their text is in none of its files.
+
+    Snapshots are not changed unless that is asked for; those that hold the documents are named, and can no longer be
+    restored.
+
+    Args:
+        home: its folder.
+        documents: their ids; none, with --purge, for those that were forgotten before.
+        purge: make the snapshots that hold them anew without them, each under its name.
+        cost: only say what it would cost.
+        json: one JSON object on stdout.
+    """
+    from driftlm.live import forgetting
+
+    with opened(home) as place:
+        if not documents and not purge:
+            raise DriftError("no document was named; give the ids that `driftlm home ls` shows.")
+        planned = forgetting.plan(place, *documents, purge=purge)
+        tell(planned.cost)
+        if not cost:
+            forgetting.forget(place, *documents, purge=purge)
+    still = [] if purge and not cost else planned.snapshots
+    if still and not cost:
+        print(f"driftlm: the snapshots {', '.join(still)} still hold them; --purge makes them anew", file=sys.stderr)
+    facts = {"forgotten": [] if cost else list(planned.documents), "held_by": still}
+    return told(home, facts, planned.cost, json)
+
+
+def tell(cost: "Cost") -> None:
+    """What is to come, on stderr."""
+    if cost.documents:
+        what = f"{cost.documents:,} documents ({cost.tokens:,} tokens) are read again"
+        print(f"driftlm: {what} from {cost.start!r}, in about {cost.seconds:.0f} s", file=sys.stderr, flush=True)
+    else:
+        print("driftlm: nothing has to be read again", file=sys.stderr, flush=True)
+
+
+def told(home: str, facts: dict[str, Any], cost: "Cost", as_json: bool) -> int:
+    """Facts, and as JSON what they cost."""
+    return said({"home": home, **facts} | ({"cost": asdict(cost)} if as_json else {}), as_json)
+
+
+# ---- snapshots ----------------------------------------------------------------------------------------------------
+
+
+def ls(home: Folder, json: bool = False) -> int:
+    """List the snapshots of a home, the oldest first.
+
+    Args:
+        home: its folder.
+        json: one JSON object on stdout.
+    """
+    from driftlm.live.identity import described
+    from driftlm.live.journal import Journal
+    from driftlm.live.snapshots import Snapshots
+    from driftlm.live.snapshots import described as about
+
+    described(home)
+    journal = Journal.open(Path(home) / "journal.sqlite")
+    try:
+        there = journal.hashes().keys()
+    finally:
+        journal.close()
+    found = Snapshots(Path(home) / "snapshots").ls()
+    rows = [about(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in found]
+    if json:
+        show({"home": home, "snapshots": rows})
+        return 0
+    for row in rows:
+        last = f"last {row['document']} ({row['time'] or 'no time'})" if row["documents"] else "before the first"
+        forgotten = "  holds what was forgotten" if row["holds_forgotten"] else ""
+        print(
+            f"{row['name']}  {row['digest'][:12]}  {row['created']}  {row['documents']:,} documents, {last}{forgotten}"
+        )
+    print(f"{len(rows):,} snapshots")
+    return 0
+
+
+def make(home: Folder, name: tyro.conf.Positional[str], json: bool = False) -> int:
+    """Keep the present state of a home under a name.
+
+    Args:
+        home: its folder.
+        name: up to 64 letters, digits, `-`, `_` and `.`; it must be free, as snapshots never change.
+        json: one JSON object on stdout.
+    """
+    with opened(home) as place:
+        made = place.snapshot(name)
+    return said({"home": home, "snapshot": name, "digest": made.digest, "documents": len(made.history)}, json)
+
+
+def restore(
+    home: Folder,
+    name: tyro.conf.Positional[str] = "",
+    *,
+    before: str = "",
+    as_of: str = "",
+    cost: bool = False,
+    json: bool = False,
+) -> int:
+    """Take a home back to a snapshot, or to where it stood before a document or as of a date.
+
+    Where no snapshot stands there, the nearest earlier one is restored and the documents behind it are read again: the
+    state is the one that was, bit by bit. Later documents stay in the journal, but are not behind the state.
+
+    Args:
+        home: its folder.
+        name: of the snapshot.
+        before: id of a document; the state before it was first read.
+        as_of: a date, a month, a year (with all of its documents) or seconds since 1970.
+        cost: only say what it would cost.
+        json: one JSON object on stdout.
+    """
+    with opened(home) as place:
+        target = place.point(snapshot=name, before_document=before, as_of_time=as_of)
+        price = place.replay.cost(target)
+        tell(price)
+        if not cost:
+            place.restore(target)
+        documents = len(place.history)
+    return told(home, {"restored": not cost, "documents": documents}, price, json)
+
+
+def diff(home: Folder, one: tyro.conf.Positional[str], other: tyro.conf.Positional[str], json: bool = False) -> int:
+    """Say what two snapshots differ in: tensors, by the norm of the change, and the documents between them.
+
+    Args:
+        home: its folder.
+        one: the earlier snapshot.
+        other: the later one.
+        json: one JSON object on stdout.
+    """
+    with opened(home) as place:
+        first, second = place.snapshots.read(one), place.snapshots.read(other)
+        changes = place.snapshots.diff(first, second, place.replay.priors)
+        there = place.journal.hashes().keys()
+
+        def ids(history: Sequence[int], others: Sequence[int]) -> list[str]:
+            return [entry.id for entry in place.journal.entries(sorted(set(history) & there - set(others)))]
+
+        added, missing = ids(second.history, first.history), ids(first.history, second.history)
+    if json:
+        show({"home": home, "tensors": [asdict(one) for one in changes], "added": added, "missing": missing})
+        return 0
+    for change in changes:
+        part = "" if change.relative is None else f"  {change.relative:.2%}"
+        print(f"{change.tensor}  {change.norm:.4g}{part}")
+    print(f"{len(changes):,} tensors differ; {other} read {', '.join(added) or 'nothing'} that {one} had not")
+    if missing:
+        print(f"{other} has not read {', '.join(missing)}")
+    return 0
+
+
+def verify(home: Folder, json: bool = False) -> int:
+    """Check every byte of a home, its snapshots included; exits with 1 and names what is torn or was changed.
+
+    Args:
+        home: its folder.
+        json: one JSON object on stdout.
+    """
+    from driftlm.live.verifying import verify as problems_of
+
+    problems = problems_of(home)
+    if json:
+        show({"home": home, "problems": problems})
+    else:
+        print("\n".join(problems) or f"{home}: all as it was written")
+    return 1 if problems else 0
+
+
+def prune(home: Folder, names: Several, keep: int | None = None, json: bool = False) -> int:
+    """Remove snapshots, and the room that nothing refers to any more.
+
+    Args:
+        home: its folder.
+        names: of the snapshots; none to free room alone.
+        keep: instead of names: how many of the newest stay.
+        json: one JSON object on stdout.
+    """
+    import os
+
+    from driftlm.live.identity import described, locked
+    from driftlm.live.snapshots import Snapshots
+
+    if keep is not None and (names or keep < 0):
+        raise DriftError(f"--keep was {keep} with {len(names)} names; give names, or a number from 0 on.")
+    described(home)
+    lock = locked(Path(home))
+    try:
+        snapshots = Snapshots(Path(home) / "snapshots")
+        gone = list(names) if keep is None else [one.name for one in snapshots.ls()][: -keep or None]
+        freed = snapshots.prune(gone)
+    finally:
+        os.close(lock)
+    return said({"home": home, "removed": gone, "freed_bytes": freed}, json)
+
+
+def home() -> int:
+    """Keep a memory in a folder: new, read, ls, forget (see `driftlm home --help`)."""
+    raise DriftError(f"a home can {', '.join(HOME_VERBS)}; say which: driftlm home read HOME FILE.")
+
+
+def snapshot() -> int:
+    """States of a home: make, ls, restore, diff, verify, prune (see `driftlm snapshot --help`)."""
+    raise DriftError(f"of snapshots there is {', '.join(SNAPSHOT_VERBS)}; say which: driftlm snapshot make HOME NAME.")
+
+
+HOME_VERBS: dict[str, Callable[..., int]] = {"new": new, "read": read, "ls": listing, "forget": forget}
+SNAPSHOT_VERBS: dict[str, Callable[..., int]] = {
+    "make": make,
+    "ls": ls,
+    "restore": restore,
+    "diff": diff,
+    "verify": verify,
+    "prune": prune,
+}
