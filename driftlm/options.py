@@ -52,6 +52,8 @@ class Stream:
     Attributes:
         files: text files, folders, .jsonl, .jsonl.gz, .jsonl.xz, `dataset:NAME`, or - for standard input.
         limit: tokens to score in all.
+        batch: documents that are read at a time, side by side; with --reset document and --learn lora. A stopped run
+            reads again those that were under way.
         compare: score the `static` model on the same windows, or `none`.
         run: folder for the run; empty for one under `runs/`.
         resume: a stopped run to go on with, its settings included.
@@ -67,6 +69,7 @@ class Stream:
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
     limit: int | None = None
+    batch: int = 1
     compare: Literal["static", "none"] = "static"
     run: str = ""
     resume: str = ""
@@ -78,3 +81,7 @@ class Stream:
     json: bool = False
     live: bool = True
     report: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise DriftError(f"--batch was {self.batch}; give the number of documents to read at a time, at least 1.")

@@ -21,7 +21,8 @@ from driftlm.errors import Diverged, DriftError
 from driftlm.evaluation.cost import peak_resident_bytes
 from driftlm.evaluation.flops import summarized
 from driftlm.evaluation.live import Live
-from driftlm.evaluation.prequential import Step, Totals, read_stream
+from driftlm.evaluation.prequential import Step, Totals, finished, read_stream
+from driftlm.evaluation.side_by_side import RowStep, read_side_by_side
 from driftlm.models.loading import BUNDLED, load
 from driftlm.options import Machine, Stream
 from driftlm.streams.documents import read_documents
@@ -194,30 +195,41 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
     run: runs.Run | None = None
     step: Step | None = None
     behind = progress
+    before: tuple[runs.Progress, Totals, int | None] = progress, totals, lines
 
     def save() -> None:
-        """A checkpoint behind `step`, once it was learned from."""
-        if run is not None and step is not None:
-            run.checkpoint(behind, finished(step, memory), memory, baseline)
+        """A checkpoint behind `step`, once it was learned from; side by side, behind the last whole document."""
+        if run is None or step is None:
+            return
+        whole = step.window.last or not isinstance(step, RowStep)
+        at, reached, held = (behind, finished(step, memory), None) if whole else before
+        run.checkpoint(at, reached, memory, baseline, held)
 
     with stop_signals(tape) as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
         due = time.monotonic() + stream.checkpoint
-        steps = read_stream(
-            memory, tape, baseline=baseline, limit=stream.limit, totals=totals, first_window=progress.window
-        )
+        if stream.batch > 1:
+            steps = read_side_by_side(
+                memory, tape, stream.batch, baseline is not None, stream.limit, totals, progress.document
+            )
+        else:
+            steps = read_stream(
+                memory, tape, baseline=baseline, limit=stream.limit, totals=totals, first_window=progress.window
+            )
         try:
             for step in steps:
                 behind = tape.after(step)  # now: asking for the next step may move the tape on
                 if run is None:
                     run = begin(reading, memory, lines, expected, step.window)
                     stopping.callback(run.close)
+                if step.window.index == 0 or not isinstance(step, RowStep):
+                    before = tape.at(step), step.before, run.log.tell()
                 if asked or time.monotonic() >= due:
-                    run.checkpoint(tape.at(step), step.before, memory, baseline)
+                    run.checkpoint(before[0], before[1], memory, baseline, before[2])
                     due = time.monotonic() + stream.checkpoint
                     if asked:
                         raise Interrupted(reading.folder)
                 weights = {"weights": memory.weights()} if isinstance(memory, MixtureMemory) else {}
-                run.append(runs.line(step, tape.time, step.nats if itself else step.static_nats) | weights)
+                run.append(runs.line(step, tape.time_of(step), step.nats if itself else step.static_nats) | weights)
                 live.update(step.totals, step.window.document)
         except DriftError as error:
             if run is None:
@@ -259,12 +271,6 @@ def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, w
     if not reading.stream.json or reading.stream.live:
         announce(memory, expected, window, reading.stream.compare == "static")
     return run
-
-
-def finished(step: Step, memory: Learner) -> Totals:
-    """Totals once the window of `step` was learned from."""
-    documents = step.totals.documents + int(step.window.last)
-    return replace(step.totals, documents=documents, updates=memory.counts.updates, rollbacks=memory.counts.rollbacks)
 
 
 def conclude(reading: Reading, run: runs.Run, memory: Learner, totals: Totals) -> dict[str, Any]:

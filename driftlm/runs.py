@@ -23,6 +23,7 @@ from torch import Tensor
 from driftlm.durable import sync, write_atomically
 from driftlm.errors import DriftError
 from driftlm.evaluation.prequential import Step, Totals
+from driftlm.evaluation.side_by_side import RowStep
 from driftlm.memory import State
 from driftlm.streams.documents import Document
 
@@ -61,6 +62,7 @@ class Tape:
     def __init__(self, documents: Iterable[Document], resumed: Progress) -> None:
         self.documents, self.resumed = documents, resumed
         self.digested, self.digest = 0, ""
+        self.digests = {0: ""}  # by the number of documents; of those that may still be asked for
         self.time: str | None = None  # of the document that is being read
         self.waiting = False  # for the source to give a document
 
@@ -72,6 +74,7 @@ class Tape:
                 b"\0".join(part.encode() for part in (self.digest, document.id, document.text))
             ).hexdigest()
             self.digested, self.time = number + 1, document.time
+            self.digests[self.digested] = self.digest
             if self.digested == self.resumed.digested and self.digest != self.resumed.digest:
                 raise DriftError(
                     f"document {document.id!r} or one before it changed since this run read it; "
@@ -87,12 +90,22 @@ class Tape:
                 f"give the stream back as it was, or start a new run."
             )
 
+    def time_of(self, step: Step) -> str | None:
+        """When the document of `step` is from, the latest that was told."""
+        return step.time if isinstance(step, RowStep) else self.time
+
     def at(self, step: Step) -> Progress:
-        """Before the window of `step`."""
+        """Before the window of `step`; of documents read side by side, before its document."""
+        if isinstance(step, RowStep):
+            self.digests = {number: digest for number, digest in self.digests.items() if number >= step.number}
+            return Progress(step.number, 0, step.number, self.digests[step.number])
+        self.digests.clear()
         return Progress(self.digested - 1, step.window.index, self.digested, self.digest)
 
     def after(self, step: Step) -> Progress:
-        """Behind the window of `step`."""
+        """Behind the window of `step`, which is the last of its document where they are read side by side."""
+        if isinstance(step, RowStep):
+            return Progress(step.number + 1, 0, step.number + 1, self.digests[step.number + 1])
         here = self.at(step)
         if step.window.last:
             return Progress(here.document + 1, 0, here.digested, here.digest)
@@ -120,8 +133,18 @@ class Run:
         """Add a window's line; it is on disk with the next checkpoint."""
         self.log.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
-    def checkpoint(self, progress: Progress, totals: Totals, memory: Resumable, baseline: Resumable | None) -> None:
-        """Write the state before the next window; the folder appears under its name only when complete."""
+    def checkpoint(
+        self,
+        progress: Progress,
+        totals: Totals,
+        memory: Resumable,
+        baseline: Resumable | None,
+        lines: int | None = None,
+    ) -> None:
+        """Write the state before the next window; the folder appears under its name only when complete.
+
+        A run that goes on from it keeps the first `lines` bytes of the log, all that there are unless told otherwise.
+        """
         final = self.folder / f"checkpoint-{totals.windows:012d}"
         if final.exists():  # of this very state: a resumed run that is stopped before its next window
             return
@@ -137,7 +160,7 @@ class Run:
         values = {
             "progress": asdict(progress),
             "totals": asdict(totals),
-            "lines": self.log.tell(),
+            "lines": self.log.tell() if lines is None else lines,
             "states": {name: state.values for name, state in states.items()},
         }
         write_json(partial / "values.json", values)

@@ -11,12 +11,12 @@ import torch
 from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor
 
-from driftlm.bank.low_rank import LowRank
 from driftlm.bank.modulate import Prefix
 from driftlm.errors import DriftError
 from driftlm.models.factored import lora_of
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import Modulated, modulating
+from driftlm.models.row_lora import LowRank
 
 ROUNDINGS = 100  # of the largest logit, by which two correct programs may differ
 

@@ -7,62 +7,15 @@ it beside the prefix, its code has none. As in LoRA one factor is zero before tr
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as QUERIES_AND_VALUES
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from driftlm.bank.modulate import Modulation
-from driftlm.errors import DriftError
+from driftlm.models.row_lora import LowRank
 from driftlm.models.trainable import target_modules
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """By the name of a linear map, what is added to it: y <- y + (x down) up.
-
-    Attributes:
-        factors: down (R, I, r) and up (R, r, O).
-    """
-
-    factors: dict[str, tuple[Tensor, Tensor]]
-
-    def rows(self, chosen: Sequence[int]) -> "LowRank":
-        """That of the chosen rows."""
-        return LowRank({name: (down[list(chosen)], up[list(chosen)]) for name, (down, up) in self.factors.items()})
-
-    def to(self, dtype: torch.dtype) -> "LowRank":
-        """The same in another floating-point type."""
-        return LowRank({name: (down.to(dtype), up.to(dtype)) for name, (down, up) in self.factors.items()})
-
-    @contextmanager
-    def on(self, model: Any) -> Iterator[DynamicCache]:
-        """The model with the changes added, until the context ends, and an empty cache."""
-        hooks = []
-        try:
-            for name, (down, up) in self.factors.items():
-                hooks.append(model.get_submodule(name).register_forward_hook(partial(added, name, down, up)))
-            yield DynamicCache()
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def added(name: str, down: Tensor, up: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A forward hook: each row's own low-rank change beside the output of a linear map, (R, N, O)."""
-    (x,) = inputs
-    if x.ndim != 3 or len(x) != len(down):
-        raise DriftError(
-            f"the linear map {name} sees {tuple(x.shape)} for {len(down)} questions, not a row of tokens for each; "
-            f"name others with target_modules, such as those of the attention."
-        )
-    return output + x @ down @ up
 
 
 class LowRankModulation(Modulation):

@@ -173,6 +173,12 @@ def learned(totals: Totals, memory: Memory, seconds: float) -> Totals:
     return replace(totals, updates=counts.updates, rollbacks=counts.rollbacks, seconds=totals.seconds + seconds)
 
 
+def finished(step: Step, memory: Memory) -> Totals:
+    """Totals once the window of `step` was learned from."""
+    documents = step.totals.documents + int(step.window.last)
+    return replace(step.totals, documents=documents, updates=memory.counts.updates, rollbacks=memory.counts.rollbacks)
+
+
 def as_documents(documents: Iterable[Document] | Sequence[str | Path] | str | Path) -> Iterator[Document]:
     """Documents as they are; paths are read."""
     if isinstance(documents, (str, Path)):

@@ -4,7 +4,7 @@ Sources: Krause et al. 2018 (dynamic evaluation), Rannen-Triki et al. 2024 "Revi
 and Transformer-XL windows, update frequency, LoRA). Learning uses the forward pass that scored, never a second one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,11 @@ class WeightMemory:
 
     # ---- score, then learn ------------------------------------------------------------------------------------------
 
-    def score(self, window: Window, before: Before = NOTHING) -> Tensor:
+    def score(self, window: Window, before: Before = NOTHING, forward: Forward | None = None) -> Tensor:
         """Nats of each new token, (S,) float32, by the parameters as they stand.
 
-        What another memory puts before the window's text takes its tokens out of the context.
+        What another memory puts before the window's text takes its tokens out of the context. A forward pass that was
+        made together with those of other learners is used as it is.
         """
         if self.scored is not None and self.scored.window == window:
             return self.scored.nats
@@ -143,30 +144,18 @@ class WeightMemory:
             left = self.windows.context - len(before.tokens)
             fed = replace(window, inputs=window.inputs[-(max(left - self.windows.stride, 0) + window.new) :])
             cache = None if cache is None else cache.trimmed(max(left - self.windows.stride, 0))
-        with torch.set_grad_enabled(self.learns_next()):
-            forward = self.scorer.forward(fed, cache, before)
-        nats, bad, events = forward.nats.detach(), False, []
-        if self.guard is not None:
-            bad = self.guard.is_bad(nats, forward.finite, lambda: self.prior_nats(fed, before))
-            lost = int((~forward.finite).sum()) if bad else 0
-            if lost:
-                # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
-                nats = torch.where(forward.finite, nats, self.prior_nats(fed, before))
-                events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
-            if self.guard.would_go_back(bad):
-                events.append(
-                    Event("rollback", "two windows in a row diverged: back to the last good state, at half the rate")
-                )
-        elif not bool(nats.isfinite().all()):
-            raise Diverged(
-                f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
-                f"start a new run with a lower --learning-rate, or with --guard on."
-            )
-        self.scored, self.events = Scored(window, forward, nats, bad), tuple(events)
+        if forward is None:
+            with torch.set_grad_enabled(self.learns_next()):
+                forward = self.scorer.forward(fed, cache, before)
+        nats, bad, events = judged(self.guard, window, forward, lambda: self.prior_nats(fed, before))
+        self.scored, self.events = Scored(window, forward, nats, bad), events
         return nats
 
-    def learn(self, window: Window) -> None:
-        """Advance the cache, and take the step that the cadence asks for with the forward pass that scored."""
+    def learn(self, window: Window, backward: bool = True) -> None:
+        """Advance the cache, and take the step that the cadence asks for with the forward pass that scored.
+
+        Without `backward` the gradient was taken already, together with those of other learners.
+        """
         self.score(window)
         assert self.scored is not None
         forward, bad = self.scored.forward, self.scored.bad
@@ -184,7 +173,7 @@ class WeightMemory:
         elif learns:
             finite = not bad or bool(forward.finite.all())
             if finite:
-                self.add_gradient(forward.nats, window)
+                self.add_gradient(forward.nats, window, backward)
             else:
                 self.counts.skipped_updates += 1
             if self.windows_read % self.learning.every == 0 and (finite or self.waiting):
@@ -206,17 +195,34 @@ class WeightMemory:
             return False
         return self.learning.cadence == "accumulate" or (self.windows_read + 1) % self.learning.every == 0
 
+    def wants_gradient(self) -> bool:
+        """Whether the scored window's gradient is wanted: the cadence asks, and the guard does not step in."""
+        if self.scored is None or not self.learns_next():
+            return False
+        bad = self.scored.bad
+        goes_back = self.guard is not None and self.guard.would_go_back(bad)
+        return not goes_back and (not bad or bool(self.scored.forward.finite.all()))
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients of several windows make one step."""
+        return self.learning.cadence == "accumulate" and self.learning.every > 1
+
+    def loss(self, nats: Tensor) -> Tensor:
+        """The window's mean; with `accumulate` its sum, divided by all tokens at the step."""
+        return nats.sum() if self.accumulates else nats.mean()
+
     @torch.enable_grad()
-    def add_gradient(self, nats: Tensor, window: Window) -> None:
-        """The gradient of the window's mean; with `accumulate`, of its sum, divided by all tokens at the step."""
-        accumulates = self.learning.cadence == "accumulate" and self.learning.every > 1
-        self.waiting += window.new if accumulates else 0
+    def add_gradient(self, nats: Tensor, window: Window, backward: bool) -> None:
+        """The gradient of the window's loss."""
+        self.waiting += window.new if self.accumulates else 0
         if self.salience is not None:
             weights = self.salience.weights(window).to(nats.device)
             if not bool(weights.any()):
                 return
             nats = weights * nats
-        (nats.sum() if accumulates else nats.mean()).backward()
+        if backward:
+            self.loss(nats).backward()
 
     def step(self) -> None:
         """One update of the parameters by the gradients they hold; none where no token weighed anything."""
@@ -342,3 +348,31 @@ def chosen_by(language_model: LanguageModel, learning: Learning) -> Trainable:
         freeze_embeddings=learning.freeze_embeddings,
         seed=learning.seed,
     )
+
+
+def judged(
+    guard: Guard | None, window: Window, forward: Forward, prior_nats: Callable[[], Tensor]
+) -> tuple[Tensor, bool, tuple[Event, ...]]:
+    """The nats of a window that stand, whether its scores show divergence, and what is to be said of it.
+
+    Raises:
+        Diverged: without a guard, for a score that is not a number.
+    """
+    nats, bad, events = forward.nats.detach(), False, list[Event]()
+    if guard is not None:
+        bad = guard.is_bad(nats, forward.finite, prior_nats)
+        lost = int((~forward.finite).sum()) if bad else 0
+        if lost:
+            # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
+            nats = torch.where(forward.finite, nats, prior_nats())
+            events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
+        if guard.would_go_back(bad):
+            events.append(
+                Event("rollback", "two windows in a row diverged: back to the last good state, at half the rate")
+            )
+    elif not bool(nats.isfinite().all()):
+        raise Diverged(
+            f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
+            f"start a new run with a lower --learning-rate, or with --guard on."
+        )
+    return nats, bad, tuple(events)

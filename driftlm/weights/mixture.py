@@ -25,6 +25,7 @@ from driftlm.models.trainable import Trainable
 from driftlm.streams.windows import Window, Windows
 from driftlm.weights.dynamic import WeightMemory
 from driftlm.weights.learning import Learning
+from driftlm.weights.one_pass import one_pass
 from driftlm.weights.prior import PriorReader
 
 EPSILON = 1e-3  # of the prior in every expert's probability, so that none is ever zero
@@ -34,7 +35,11 @@ DEFAULT = tuple(Learning(rule="mixture").strategies())
 # For the conformance tests; the rates suit the small random models there.
 EXAMPLES = {
     "sgd": ((0.0, 0.2, 1e4), Learning(rule="sgd"), False),
-    "shared lora adam": ((0.0, 1e-2), Learning("lora", rank=4, every=2, cadence="accumulate", reset="document"), True),
+    "shared lora adam": (
+        (0.0, 1e-2, 3e-3),
+        Learning("lora", rank=4, every=2, cadence="accumulate", reset="document"),
+        True,
+    ),
 }
 
 
@@ -109,7 +114,8 @@ class MixtureMemory:
     An expert is a whole strategy, its restarts included: a restart takes its parameters back to the prior, and leaves
     its weight. All experts share the tensors of one language model and add those that they change: their values, the
     guard's copy of them, and the state of their rule. The forward passes of all that learn are kept until `learn`, so
-    activations take K times the memory of one. A rate of 0 costs no more than the prior, which is read anyway.
+    activations take K times the memory of one. Experts with a LoRA each share their passes over the frozen weights. A
+    rate of 0 costs no more than the prior, which is read anyway.
 
     Args:
         model: a loaded model, a folder or hub name, or None for the bundled model. Never changed, and nothing else may
@@ -161,6 +167,7 @@ class MixtureMemory:
         self.trainable, self.scorer = self.frozen.trainable, self.frozen.scorer
         self.prior = self.static()
         self.readers: list[WeightMemory | PriorReader] = [*self.active, self.prior]
+        self.together = one_pass(self.active)
         self.start_fresh()
 
     def start_fresh(self) -> None:
@@ -209,6 +216,9 @@ class MixtureMemory:
                     f"the model's own score of {window.document} at token {window.position} is not a number; "
                     f"give --dtype float32, or another model."
                 )
+            if self.together is not None:
+                for expert, forward in zip(self.active, self.together.forwards(window), strict=True):
+                    expert.score(window, forward=forward)
             nats = torch.stack([prior if one is None else one.score(window) for one in self.learners]).cpu()
             scores, after = self.mixing.read(nats, prior.cpu())
             self.scored = window, scores.to(prior), after
@@ -219,8 +229,11 @@ class MixtureMemory:
         self.score(window)
         assert self.scored is not None
         self.mixing, self.scored = self.scored[2], None
-        for one in self.readers:
-            one.learn(window)
+        if self.together is not None:
+            self.together.backward()
+        for one in self.active:
+            one.learn(window, backward=self.together is None)
+        self.prior.learn(window)
 
     def finish(self, document: str) -> None:
         """The document has ended for every expert; restarts leave the weights."""

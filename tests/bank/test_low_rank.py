@@ -152,7 +152,7 @@ def test_nothing_stays_behind_even_after_an_error(family: str) -> None:
 
 def test_a_change_for_other_rows_is_refused() -> None:
     model = frozen("llama")
-    with pytest.raises(DriftError, match=r"sees \(3, 12, 32\) for 2 questions"):
+    with pytest.raises(DriftError, match=r"sees \(3, 12, 32\) for 2 rows"):
         answer_nats(model, PROMPTS, ANSWERS, changes(model).rows([0, 1]))
 
 

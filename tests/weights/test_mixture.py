@@ -127,12 +127,13 @@ def test_experts_read_as_if_each_were_alone_and_one_diverges(learning: dict[str,
     assert alone[2].sum() > alone[0].sum() + 20  # it does diverge
     scores, after = Mixing.of(3, share).read(alone, alone[0])
     together = read(memory, DOCUMENTS)
-    assert torch.equal(together, scores.float())
+    rounding = 0.0 if memory.together is None else 1e-5  # products in a batch round otherwise
+    assert (together - scores.float()).abs().max() <= rounding
     n = len(together)
     bound = smoothed(alone, alone[0]).cumsum(1).amin(0) + math.log(3) + (math.log(n) if share else 0) + 1e-5 * n
     assert bool((together.double().cumsum(0) <= bound).all())
     standings = memory.standings()
-    assert [one["weight"] for one in standings] == after.weights.tolist()
+    assert [one["weight"] for one in standings] == pytest.approx(after.weights.tolist(), rel=0, abs=10 * rounding)
     assert standings[2]["weight"] < (0.01 if share else 1e-6)
     assert standings[1]["nats_per_token"] == pytest.approx((after.losses[1] / n).item())
     assert memory.counts.rollbacks > 0
