@@ -18,8 +18,7 @@ import transformers
 import driftlm
 from driftlm import formats, runs
 from driftlm.errors import Diverged, DriftError
-from driftlm.evaluation.cost import peak_resident_bytes
-from driftlm.evaluation.flops import summarized
+from driftlm.evaluation.cost import peak_resident_bytes, summarized
 from driftlm.evaluation.live import Live
 from driftlm.evaluation.prequential import Step, Totals, finished, read_stream
 from driftlm.evaluation.side_by_side import RowStep, read_side_by_side

@@ -1,4 +1,4 @@
-"""What reading costs: operations counted, memory held."""
+"""What reading costs: what a summary says of it, operations counted, memory held."""
 
 import ctypes
 import gc
@@ -8,13 +8,44 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from driftlm.errors import DriftError
+from driftlm.evaluation.flops import flops_of
+from driftlm.evaluation.traffic import bytes_of
 from driftlm.memory import Memory
 from driftlm.streams.windows import Window
+from driftlm.weights.dynamic import WeightMemory
+from driftlm.weights.mixture import MixtureMemory
+
+
+def summarized(memory: WeightMemory | MixtureMemory, log: Path, tokens: int) -> dict[str, Any]:
+    """What a summary says of a run's cost by formula.
+
+    Args:
+        memory: as it stands behind the last window.
+        log: windows.jsonl of the run, complete.
+        tokens: that were scored.
+
+    Returns:
+        `flops`, `flops_steps` (those of the rule's steps among them), `bytes_moved`, and `flops_per_token` and
+        `bytes_moved_per_token`. Where they are unknown they are None, and `flops_unknown` says why.
+    """
+    try:
+        flops, moved = flops_of(memory, log), bytes_of(memory, log)
+    except DriftError as error:
+        names = ("flops", "flops_steps", "flops_per_token", "bytes_moved", "bytes_moved_per_token")
+        return dict.fromkeys(names) | {"flops_unknown": str(error)}
+    return {
+        "flops": flops.total,
+        "flops_steps": flops.steps,
+        "flops_per_token": flops.total / tokens,
+        "bytes_moved": moved,
+        "bytes_moved_per_token": moved / tokens,
+    }
 
 
 def counted_flops(memory: Memory, windows: Iterable[Window]) -> list[int]:

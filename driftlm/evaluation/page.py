@@ -195,6 +195,7 @@ def _key_figures(summary: Mapping[str, Any], tally: Tally) -> str:
     total, compared = tally.total, tally.compared and tally.total.windows > 0
     seconds = float(summary.get("seconds") or 0)
     timed = math.isfinite(seconds) and seconds > 0
+    moved, held = summary.get("bytes_moved_per_token"), summary.get("peak_memory_bytes")
     pairs = [
         ("bits per byte, adapted", number(bits_per_byte(total.nats, total.bytes), ".3f")),
         ("bits per byte, static", number(bits_per_byte(total.static, total.bytes) if compared else None, ".3f")),
@@ -206,6 +207,8 @@ def _key_figures(summary: Mapping[str, Any], tally: Tally) -> str:
             number(total.static / total.tokens if compared and total.tokens else None, ".3f"),
         ),
         ("million operations a token", number((summary.get("flops_per_token") or 0) / 1e6 or None, ",.1f")),
+        ("moved a token", size(round(moved)) if moved else NONE),
+        ("peak memory", size(held) if held else NONE),
         ("tokens", number(total.tokens)),
         ("bytes", number(total.bytes)),
         ("documents", number(tally.documents)),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from driftlm import runs
 from driftlm.errors import DriftError
-from driftlm.evaluation.flops import Formula, formula_of, shapes_read, summarized
+from driftlm.evaluation.cost import summarized
+from driftlm.evaluation.flops import Formula, formula_of, shapes_read
 from driftlm.evaluation.prequential import Totals, read_stream
 from driftlm.models.loading import BUNDLED, LanguageModel, load
 from driftlm.streams.windows import Windows, split
@@ -56,10 +57,10 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
         `setting`, `text`, `seed`; `tokens`, `bytes`; `nats` and `bits_per_byte` of the memory,
         `static_bits_per_byte` of the untouched model, `prior_bits_per_byte` of the tuned one that does not learn as it
         reads (None without passes), `gain` (the fraction of the static model's bits that are saved); `parameters` of
-        the model; `updates`, `rollbacks`; `flops_per_token` and `static_flops_per_token` by formula (None where that is
-        unknown; without the passes); `seconds` of the memory alone; `memory_bytes` of what learns: values, prior,
-        gradient, the guard's copy, the rule's moments; `positions`, sums by powers of two of a token's place in its
-        document; `experts` of a mixture; `reading` itself.
+        the model; `updates`, `rollbacks`; `flops_per_token`, `bytes_moved_per_token` and `static_flops_per_token` by
+        formula (None where that is unknown; without the passes); `seconds` of the memory alone; `memory_bytes` of what
+        learns: values, prior, gradient, the guard's copy, the rule's moments; `positions`, sums by powers of two of a
+        token's place in its document; `experts` of a mixture; `reading` itself.
 
     Raises:
         DriftError: where the text or the model cannot be read.
@@ -83,7 +84,7 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
             prior = passed(WeightMemory(language_model, reading.windows, FROZEN), log)
         memory = memory_in_weights(language_model, reading.windows, learning)
         adapted = passed(memory, log) if memory.parameters else prior  # which is the same reading
-        flops = summarized(memory, log, adapted.totals.tokens)["flops_per_token"]
+        cost = summarized(memory, log, adapted.totals.tokens)
     totals, static_flops = adapted.totals, None
     if formula is not None:
         static_flops = sum(formula.score(shape) for shape in shapes) / totals.tokens
@@ -101,7 +102,8 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
         "parameters": parameters,
         "updates": memory.counts.updates,
         "rollbacks": memory.counts.rollbacks,
-        "flops_per_token": flops,
+        "flops_per_token": cost["flops_per_token"],
+        "bytes_moved_per_token": cost["bytes_moved_per_token"],
         "static_flops_per_token": static_flops,
         "seconds": totals.seconds,
         "memory_bytes": memory_bytes(memory),

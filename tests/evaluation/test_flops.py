@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from driftlm import WeightMemory, Windows, read_stream
 from driftlm.errors import DriftError
-from driftlm.evaluation.cost import counted_flops
-from driftlm.evaluation.flops import Flops, Shape, flops_of, formula_of, step_of, summarized
+from driftlm.evaluation.cost import counted_flops, summarized
+from driftlm.evaluation.flops import Flops, flops_of, formula_of, step_of
+from driftlm.evaluation.products import Shape
 from driftlm.models import scoring
 from driftlm.runs import Run, line
 from driftlm.streams.windows import Window, split

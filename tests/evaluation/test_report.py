@@ -106,6 +106,27 @@ def test_a_document_read_twice_in_a_row_has_two_rows(tmp_path: Path) -> None:
     assert [row[0] for row in page.rows].count("same") == 2
 
 
+@pytest.mark.usefixtures("page_only")
+def test_the_page_says_what_the_run_cost(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, stream([300]))
+    summary = json.loads((folder / "summary.json").read_text())
+    unknown = {"flops_per_token": None, "bytes_moved_per_token": None, "peak_memory_bytes": 731_000_000}
+    (folder / "summary.json").write_text(json.dumps(summary | unknown))
+    _, page = report(folder)
+    assert "operations a token" not in page.text and "moved a token" not in page.text
+    known = unknown | {"flops_per_token": 74_712_345.6, "bytes_moved_per_token": 1_318_400.4}
+    (folder / "summary.json").write_text(json.dumps(summary | known))
+    _, page = report(folder)
+    said = " ".join(page.text.split())
+    for key, value in (
+        ("million operations a token", "74.7"),
+        ("moved a token", "1.3 MB"),
+        ("peak memory", "731 MB"),
+        ("time", "12.5 s"),
+    ):
+        assert re.search(rf"{key} ?{re.escape(value)}", said), key
+
+
 # What the sentence says ----------------------------------------------------------------------------------------------
 
 

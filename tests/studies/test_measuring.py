@@ -70,6 +70,7 @@ def test_a_static_reading_gains_nothing(data: Path) -> None:
     assert row["gain"] == 0 and row["updates"] == 0 and row["memory_bytes"] == 0
     assert row["bits_per_byte"] == row["static_bits_per_byte"] == plainly(data, "a.txt", STILL).bits_per_byte
     assert row["flops_per_token"] == row["static_flops_per_token"] > 0
+    assert 0 < row["bytes_moved_per_token"] < measure(reading(data, "a.txt"), data)["bytes_moved_per_token"]
 
 
 def test_positions_are_of_tokens(data: Path) -> None:
