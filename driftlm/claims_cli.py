@@ -1,11 +1,12 @@
 """The command line of studies that run published claims again, beside those of answers; heavy imports inside."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from driftlm.bank_cli import show
 from driftlm.errors import DriftError
@@ -22,13 +23,14 @@ CLAIMS = {
     "size": "The gain by the size of the model.",
     "mixture": "A mixture against the best of a finer grid of rates, and against the static model.",
 }
-ANSWERS: tuple[Literal["qa", "retention", "forgetting", "bank", "cost"], ...] = (
-    "qa",
-    "retention",
-    "forgetting",
-    "bank",
-    "cost",
-)
+Answers = Literal["qa", "retention", "forgetting", "bank", "cost"]
+ANSWERS: dict[Answers, str] = {
+    "qa": "Memories that answer, on one table: adapt each to a whole stream, then ask.",
+    "retention": "What is kept of the first 200 documents' answers as more arrive.",
+    "forgetting": "Bits per byte on unrelated text before and after adapting.",
+    "bank": "A bank's ways of aggregation, and what it does for running text, for one or several networks.",
+    "cost": "Seconds and bytes of banks of growing size.",
+}
 HELP = """{}
 
     Args:
@@ -93,6 +95,21 @@ def claim(name: str) -> Callable[..., int]:
     return run_study
 
 
+def of_answers(name: Answers) -> Callable[..., int]:
+    """The verb of a study of memories that answer."""
+
+    @wraps(study)
+    def run_study(*given: Any, **named: Any) -> int:
+        return study(name, *given, **named)
+
+    signature = inspect.signature(study)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "what"]
+    run_study.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    _, _, options = str(study.__doc__).partition("\n")
+    run_study.__doc__ = f"{ANSWERS[name]}\n{options}"
+    return run_study
+
+
 def tell(line: str) -> None:
     """Progress, on stderr."""
     print(f"driftlm: {line}", file=sys.stderr, flush=True)
@@ -106,6 +123,6 @@ def studies() -> int:
 
 
 STUDY_VERBS: dict[str, Callable[..., int]] = {
-    **{name: partial(study, name) for name in ANSWERS},
+    **{name: of_answers(name) for name in ANSWERS},
     **{name: claim(name) for name in CLAIMS},
 }

@@ -7,6 +7,8 @@ import tyro
 
 from driftlm.errors import DriftError
 
+MOST_ROWS = 1024  # of a batch: each has its own weights and optimizer state, whether or not a document comes for it
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -83,5 +85,7 @@ class Stream:
     report: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise DriftError(f"--batch was {self.batch}; give the number of documents to read at a time, at least 1.")
+        if not 1 <= self.batch <= MOST_ROWS:
+            raise DriftError(
+                f"--batch was {self.batch}; give the number of documents to read at a time, from 1 to {MOST_ROWS:,}."
+            )

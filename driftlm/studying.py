@@ -50,11 +50,12 @@ def studied(
     Raises:
         DriftError: for a stream or networks that cannot be read, or settings that make no sense.
     """
-    if min(documents, sweep_documents) < 1 or questions < 0:
-        raise DriftError(
-            f"--documents was {documents}, --sweep-documents {sweep_documents} and --questions {questions}; give at "
-            f"least 1, at least 1 and at least 0."
-        )
+    counts = {"documents": documents, "sweep-documents": sweep_documents, "retrieved": retrieved, "budget": budget}
+    for name, count in counts.items():
+        if count < 1:
+            raise DriftError(f"--{name} was {count}; give at least 1.")
+    if questions < 0:
+        raise DriftError(f"--questions was {questions}; give at most how many to ask, or 0 for all.")
     if learning_rate is not None and learning_rate <= 0:
         raise DriftError(f"--learning-rate was {learning_rate}; give a number above 0.")
     if what not in OF_MEMORIES and memories != ("bank",):

@@ -113,7 +113,7 @@ def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
         (["qa", "--sweep-documents", "0"], "--sweep-documents 0"),
         (["qa", "--learning-rate", "0"], "--learning-rate was 0.0; give a number above 0"),
         (["qa", "--text", "a.txt"], "leave out --text"),
-        (["qa", "--memories", "bm25", "--retrieved", "0"], "k = 0"),
+        (["qa", "--memories", "bm25", "--retrieved", "0"], "--retrieved was 0"),
         (["forgetting", "--out", "x"], "writes no files; leave out --out"),
         (["forgetting", "--memories", "one", "--documents", "2"], "where one would give its document"),
         (["cost", "--memories", "uniform"], "about a bank alone"),

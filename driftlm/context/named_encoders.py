@@ -1,5 +1,6 @@
 """Text encoders by the names that the command line takes: a kind, and the folders it is read from."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from driftlm.context.dense import Encoder
@@ -69,6 +70,9 @@ def encoder_named(name: str, language_model: LanguageModel) -> Encoder:
     kind, folders = parsed(name)
     if kind == STATES:
         return StatesOfModel(language_model)
+    for folder in folders:
+        if (Path(folder).is_absolute() or folder.startswith(".")) and not Path(folder).exists():
+            raise DriftError(f"--encoder {name}: there is no folder {folder}; give one in HuggingFace format.")
     device = str(language_model.device)
     if kind == SENTENCE:
         return SentenceEncoder(folders[0], device)

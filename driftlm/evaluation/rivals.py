@@ -77,6 +77,8 @@ def parts_of(name: str) -> list[str]:
         ['uniform', 'bm25']
     """
     parts = name.split("+")
+    if not all(parts):
+        raise DriftError(f"--memories named {name!r}, where a + joins nothing; leave it out, or name what it joins.")
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise DriftError(f"--memories named {unknown[0]!r}; give some of {', '.join(PARTS)}, or several joined by +.")

@@ -113,7 +113,8 @@ def low_rank_delta(prior: Any, learned: Any, rank: int) -> LowRankDelta:
         changed.append(Changed(name, norm, missed, name not in maps))
     if not factors:
         raise DriftError(
-            "what was learned changed no linear map inside the blocks, so no LoRA can hold it; give --as huggingface."
+            "no linear map inside the blocks differs from the prior, so a LoRA has nothing to hold (a run with --reset "
+            "document ends as it began); give --as huggingface for other changes."
         )
     return LowRankDelta(factors, tuple(changed))
 

@@ -165,7 +165,9 @@ def lora_layers(trainable: Trainable) -> dict[str, Any]:
         f"{name}.{path}" for name, layer in layers.items() for path, p in layer.named_parameters() if p.requires_grad
     }
     if not layers or own != {*trainable.parameters} or not all(plain(layer) for layer in layers.values()):
-        raise DriftError("rows that learn side by side change a plain LoRA each; give --learn lora.")
+        raise DriftError(
+            "documents read side by side (--batch) change a plain LoRA each; give --learn lora, or --batch 1."
+        )
     return layers
 
 

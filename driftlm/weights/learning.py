@@ -100,7 +100,10 @@ class Learning:
                 )
             self.strategies()
         elif self.experts or self.share:
-            raise DriftError(f"--experts and --share belong to a mixture, not to --rule {self.rule}; give one of them.")
+            raise DriftError(
+                f"--experts and --share belong to a mixture, not to --rule {self.rule}; give --rule mixture, or leave "
+                f"them out."
+            )
 
     def layer_range(self) -> tuple[int, int] | None:
         """`layers` as two numbers."""
@@ -137,6 +140,10 @@ class Learning:
                 raise DriftError(
                     f"--experts named {one.strip()!r}; give rates with commas, such as 0,1e-3,sgd:0.05."
                 ) from None
+            if not 0 <= number <= LARGEST:
+                raise DriftError(
+                    f"--experts named {one.strip()!r}, whose rate is {number}; give rates from 0 to {LARGEST:.0e}."
+                )
             found.append(replace(self, rule=rule or "adam", learning_rate=number, experts="", share=False))
         return found
 

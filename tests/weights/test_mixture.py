@@ -179,8 +179,8 @@ def test_a_state_of_other_experts_is_refused() -> None:
     [
         ({"rule": "mixture", "learning_rate": 0.1}, "--learning-rate was 0.1"),
         ({"rule": "mixture", "experts": "0,fast"}, "--experts named 'fast'"),
-        ({"rule": "mixture", "experts": "0,-1"}, "--learning-rate was -1"),
-        ({"rule": "mixture", "experts": "nan"}, "--learning-rate was nan"),
+        ({"rule": "mixture", "experts": "0,-1"}, "--experts named .*whose rate is -1"),
+        ({"rule": "mixture", "experts": "nan"}, "--experts named .nan., whose rate is nan"),
         ({"experts": "0,1"}, "belong to a mixture"),
         ({"share": True}, "belong to a mixture"),
     ],
