@@ -22,7 +22,7 @@ SQUAD = "--documents 300 --questions 300 --seed 0 --sweep-documents 96"  # other
 RUNS = {
     "facts": f"{FACTS} --memories {MEMORIES}",
     "squad": f"{SQUAD} --memories {MEMORIES} context",
-    "plain": f"{FACTS} --memories none context bank bm25 uniform bm25+bank",
+    "plain": f"{FACTS} --learning-rate 2.5e-5 --memories none context bank uniform bm25 bm25+bank",
 }
 COLUMNS = {
     "memory": "{memory}{rate}",
