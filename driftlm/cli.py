@@ -15,6 +15,7 @@ from driftlm.claims_cli import STUDY_VERBS, studies
 from driftlm.errors import DriftError
 from driftlm.export_cli import export
 from driftlm.options import Machine, Stream
+from driftlm.serve_cli import serve
 from driftlm.snapshot_cli import HOME_VERBS, SNAPSHOT_VERBS, home, snapshot
 from driftlm.streams.windows import Windows
 from driftlm.train_cli import TRAIN_VERBS, train
@@ -187,6 +188,7 @@ VERBS = {
     "study": studies,
     "home": home,
     "snapshot": snapshot,
+    "serve": serve,
     "doctor": doctor,
 }
 GROUPS = {  # verbs of verbs

@@ -16,7 +16,6 @@ from driftlm.weights.learning import Learning
 
 if TYPE_CHECKING:
     from driftlm.live.home import Home
-    from driftlm.live.journal import Entry
     from driftlm.live.replay import Cost
 
 Folder = tyro.conf.Positional[str]
@@ -98,6 +97,7 @@ def read(home: Folder, files: Several, stdin: Literal["text", "jsonl"] = "text",
         stdin: what standard input holds.
         json: one JSON object a document on stdout.
     """
+    from driftlm.live.journal import facts_of
     from driftlm.streams.documents import read_documents
 
     documents = read_documents(files, stdin=stdin)  # checks them before the model is loaded
@@ -113,14 +113,6 @@ def read(home: Folder, files: Several, stdin: Literal["text", "jsonl"] = "text",
     return 0
 
 
-def facts_of(entry: "Entry") -> dict[str, Any]:
-    """An entry of the journal, without its text."""
-    totals = asdict(entry.totals)
-    del totals["documents"]
-    facts = {name: getattr(entry, name) for name in ("seq", "id", "time", "read_at", "active")}
-    return facts | totals | {"bits_per_byte": entry.totals.bits_per_byte}
-
-
 def listing(home: Folder, json: bool = False) -> int:
     """List what a home has read, in order; what it was taken back behind is marked.
 
@@ -129,7 +121,7 @@ def listing(home: Folder, json: bool = False) -> int:
         json: one JSON object on stdout.
     """
     from driftlm.live.identity import described
-    from driftlm.live.journal import Journal
+    from driftlm.live.journal import Journal, facts_of
 
     described(home)
     journal = Journal.open(Path(home) / "journal.sqlite")

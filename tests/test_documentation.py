@@ -68,6 +68,7 @@ def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
         "ask",
         "study qa",
         "study online",
+        "serve",
     )
     for verb in (*verbs, "train bank", "train salience", "train qa"):
         with pytest.raises(SystemExit):

@@ -31,7 +31,7 @@ COMPOSED = MEMORIES | {"weights", "bank", "context"}
 MEASURES = COMPOSED | {"composed", "retrieving"}
 RECORDS = MEASURES | {"evaluation"}
 RECORDED = RECORDS | {"runs", "snapshots", "formats"}
-VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "tuning", "serve"}
+VERBS = {"reading", "generation", "demonstration", "doctor", "banking", "training", "studying", "tuning"}
 VERBS |= {"exporting"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -60,8 +60,11 @@ ALLOWED: dict[str, set[str]] = {
     "live": RECORDED | {"options"},
     "snapshot_cli": RECORDED | {"options", "bank_cli", "live"},
     "export_cli": RECORDED | {"options", "bank_cli"} | VERBS,
+    "serving": RECORDED | {"options", "live"},
+    "serve_cli": RECORDED | {"options", "live", "serving", "snapshot_cli"},
     "cli": RECORDED
     | {"options", "bank_cli", "claims_cli", "export_cli", "studies", "train_cli", "tune_cli", "snapshot_cli", "live"}
+    | {"serve_cli"}
     | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used

@@ -240,6 +240,14 @@ class Journal:
         return found
 
 
+def facts_of(entry: Entry) -> dict[str, Any]:
+    """An entry without its text, as JSON has it."""
+    totals = asdict(entry.totals)
+    del totals["documents"]
+    facts = {name: getattr(entry, name) for name in ("seq", "id", "time", "read_at", "active")}
+    return facts | totals | {"bits_per_byte": entry.totals.bits_per_byte}
+
+
 def columns(entry: Entry) -> tuple[Any, ...]:
     """A row of the table."""
     first = (entry.seq, entry.id, entry.time, entry.text, entry.read_at)

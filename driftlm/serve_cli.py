@@ -1,0 +1,103 @@
+"""The verb `serve`; heavy imports inside."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from driftlm.errors import DriftError
+from driftlm.options import Machine
+from driftlm.streams.windows import Windows
+from driftlm.weights.learning import Learning
+
+TOKENS = "DRIFTLM_TOKENS"
+
+
+def serve(
+    windows: Windows,
+    learning: Learning,
+    machine: Machine,
+    *,
+    home_folder: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    sources: tuple[Literal["bank", "bm25", "dense"], ...] = (),
+    networks: str = "",
+    retrieved: int = 1,
+    budget: int = 256,
+    compare: Literal["static", "none"] = "static",
+    tokens: str = "",
+    queue: int = 64,
+    most_in_memory: int = 8,
+    max_tokens: int = 512,
+    max_body: int = 8_000_000,
+) -> int:
+    """Serve homes over HTTP, as the OpenAI API has it, and for reading, forgetting and snapshots.
+
+    Every tenant has a home of its own, who that is its bearer token says. SIGTERM finishes what has begun, writes
+    checkpoints, and exits with 0.
+
+    Args:
+        windows: how documents are cut, in homes that are made.
+        learning: what their weights learn, and how.
+        machine: which model.
+        home_folder: of all homes, one below it for every tenant.
+        host: to listen on; without tokens only this machine can be served.
+        port: to listen on; 0 for a free one.
+        sources: memories that keep documents beside the weights: `bank`, `bm25`, `dense`.
+        networks: folder of the bank's networks; empty for the bundled ones.
+        retrieved: documents that `bm25` and `dense` find for a question.
+        budget: most tokens of their texts together.
+        compare: score the `static` model on the same windows, or `none`.
+        tokens: file of lines `TENANT TOKEN`; else such lines are in the environment's DRIFTLM_TOKENS. Without any
+            there is one tenant, `default`.
+        queue: requests that may wait; further ones are told when to come again.
+        most_in_memory: homes that stay in memory.
+        max_tokens: tokens that are written for a request at most.
+        max_body: bytes of a request at most.
+    """
+    from driftlm.serving.access import Tokens, is_loopback
+    from driftlm.serving.gate import Limits
+
+    limits = Limits(max_tokens, max_body)
+    known = None
+    if tokens:
+        known = Tokens(text_of(tokens).splitlines(), tokens)
+    elif os.environ.get(TOKENS):
+        known = Tokens(os.environ[TOKENS].splitlines(), TOKENS)
+    if known is None and not is_loopback(host):
+        raise DriftError(
+            f"--host {host} can be reached from other machines; give tenants tokens with --tokens FILE or {TOKENS}, or "
+            f"--host 127.0.0.1."
+        )
+    if not 0 <= port <= 65535:
+        raise DriftError(f"--port was {port}; give one up to 65535, or 0 for a free one.")
+    if learning.rule == "mixture":
+        raise DriftError("a mixture of experts reads, but does not write; give another --rule.")
+    try:
+        from driftlm.serving.running import run
+    except ImportError as error:
+        raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
+    import torch
+
+    from driftlm.live.settings import HomeSettings
+    from driftlm.live.tenants import Tenants
+    from driftlm.serving.app import application
+    from driftlm.serving.engine import Engine
+    from driftlm.snapshot_cli import loaded
+
+    place = str(Path(networks).resolve()) if networks else ""
+    settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
+    model = loaded(machine, machine.model)
+    machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
+    with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue) as engine:
+        run(application(engine, limits, known), engine, host, port)
+    return 0
+
+
+def text_of(file: str) -> str:
+    """Of a file of tokens, which no message may show."""
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DriftError(f"--tokens {file} cannot be read as text; give a file with a line `TENANT TOKEN`.") from error

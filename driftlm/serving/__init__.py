@@ -1,0 +1,1 @@
+"""An HTTP server of homes, one for every tenant, over one frozen model."""

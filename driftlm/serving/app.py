@@ -1,0 +1,117 @@
+"""The application: routes, and what errors become. FastAPI is the extra `serve`, and pydantic stays in `wire`."""
+
+import logging
+from typing import Any
+
+from driftlm import __version__
+from driftlm.errors import DriftError
+from driftlm.serving.access import Tokens
+from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
+from driftlm.serving.gate import Application, Gate, Limits, failure
+from driftlm.serving.metrics import Metrics
+from driftlm.serving.prompts import PLAIN
+from driftlm.serving.served import Gone, Missing, PartlyRead, Served
+
+LOG = logging.getLogger("driftlm.serving")
+
+
+def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None = None) -> Application:  # noqa: B008
+    """The server as an ASGI application.
+
+    Args:
+        engine: that computes; who began it ends it.
+        limits: of a request.
+        tokens: of the tenants; None for a single one, on this machine.
+
+    Raises:
+        DriftError: without the extra `serve`.
+    """
+    try:
+        from fastapi import FastAPI, Request
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.responses import JSONResponse, PlainTextResponse, Response
+        from starlette.exceptions import HTTPException
+    except ImportError as error:
+        raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
+    from driftlm.serving.completion_routes import completion_routes
+    from driftlm.serving.memory_routes import memory_routes
+
+    served = Served(engine, limits, Metrics())
+    app = FastAPI(title="driftlm", version=__version__, docs_url=None, redoc_url=None)
+
+    def said(status: int, message: str, kind: str, **more: Any) -> JSONResponse:
+        headers = more.pop("headers", None)
+        return JSONResponse(failure(message, kind, **more), status, headers)
+
+    @app.exception_handler(DriftError)
+    async def refused(request: Request, error: DriftError) -> Response:
+        if isinstance(error, Busy):
+            return said(429, str(error), "rate_limit_error", headers={"retry-after": str(error.seconds)})
+        if isinstance(error, Stopping):
+            return said(503, str(error), "unavailable", headers={"retry-after": "5"})
+        if isinstance(error, Unusable):
+            LOG.error("%s", error)
+            return said(500, "the tenant's home cannot be opened; the server's log says why.", "server_error")
+        refusal = failure(str(error), "invalid_request_error")
+        if isinstance(error, PartlyRead):
+            refusal["read"] = error.read
+        return JSONResponse(refusal, 404 if isinstance(error, Missing) else 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:])) or "the body"
+        message = first["msg"] if first["type"] == "unsupported" else f"{where}: {first['msg']}; correct it."
+        return said(400, message, "invalid_request_error", param=where, code=first["type"])
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        known = error.status_code in (404, 405)
+        hint = "; GET /openapi.json lists what there is." if known else "; send one JSON object."
+        return said(error.status_code, f"{error.detail}{hint}", "invalid_request_error", headers=error.headers)
+
+    @app.exception_handler(Gone)
+    async def left(request: Request, error: Gone) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return said(500, "the server failed; its log says how.", "server_error")
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = engine.thread.is_alive() and not engine.stopping
+        return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gauges = {
+            "driftlm_jobs_waiting": engine.waiting(),
+            "driftlm_tenants_in_memory": len(engine.tenants.in_memory()),
+        }
+        return PlainTextResponse(served.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+
+    def model() -> dict[str, Any]:
+        chat = "template" if served.language_model.tokenizer.chat_template else PLAIN
+        return {
+            "id": served.name,
+            "object": "model",
+            "created": served.created,
+            "owned_by": "driftlm",
+            "chat": chat,
+            "max_tokens": limits.max_tokens,
+        }
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [model()]})
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> Response:
+        if name != served.name:
+            raise Missing(f"there is no model {name!r}; this server has {served.name!r}.")
+        return JSONResponse(model())
+
+    app.include_router(completion_routes(served))
+    app.include_router(memory_routes(served))
+    return Gate(app, limits, tokens, served.metrics)

@@ -1,0 +1,68 @@
+"""`/v1/completions` and `/v1/chat/completions`, as the OpenAI API has them."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from driftlm.errors import DriftError
+from driftlm.serving.completing import Sampling
+from driftlm.serving.prompts import Prompt, Role, chatted, continued
+from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
+from driftlm.serving.served import Missing, Served
+from driftlm.serving.speaking import Spoken
+
+if TYPE_CHECKING:
+    from driftlm.serving.wire import Generation
+
+
+def sampling_of(served: Served, asked: "Generation", tokens: int | None, alternatives: int | None) -> Sampling:
+    """How a request wants its tokens chosen.
+
+    Raises:
+        DriftError: when it asks for another model, or for more tokens than the server writes.
+    """
+    if asked.model != served.name:
+        raise Missing(f"there is no model {asked.model!r}; this server has {served.name!r}.")
+    if tokens is not None and tokens > served.limits.max_tokens:
+        raise DriftError(f"{tokens} tokens were asked for, and {served.limits.max_tokens} are written at most.")
+    temperature = 1.0 if asked.temperature is None else asked.temperature
+    top_p = 1.0 if asked.top_p is None else asked.top_p
+    return Sampling(tokens, temperature, top_p, asked.seed, asked.stops, alternatives)
+
+
+def completion_routes(served: Served) -> Any:
+    """Their router."""
+    from fastapi import APIRouter, Request
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+    from driftlm.serving.wire import ChatRequest, CompletionRequest
+
+    router = APIRouter(prefix="/v1")
+
+    async def respond(request: Request, asked: Any, form: Form, prompt: Prompt, sampling: Sampling) -> Response:
+        spoken = Spoken(served, request, prompt, sampling)
+        reply = Reply(form, served.name, sampling.alternatives is not None)
+        if not asked.stream:
+            completion = await spoken.completion()
+            return JSONResponse(reply.whole(completion))
+        first = await spoken.first()
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        return StreamingResponse(
+            reply.events(spoken, first, usage), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    @router.post("/completions")
+    async def completions(request: Request, asked: CompletionRequest) -> Response:
+        sampling = sampling_of(served, asked, asked.max_tokens, asked.logprobs)
+        return await respond(request, asked, COMPLETION, continued(served.language_model, asked.text), sampling)
+
+    @router.post("/chat/completions")
+    async def chat(request: Request, asked: ChatRequest) -> Response:
+        alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
+        tokens = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+        sampling = replace(sampling_of(served, asked, tokens, alternatives), strip=True)
+        turns: list[tuple[Role, str]] = [
+            ("system" if one.role == "developer" else one.role, one.text) for one in asked.messages
+        ]
+        return await respond(request, asked, CHAT, chatted(served.language_model, turns), sampling)
+
+    return router

@@ -1,0 +1,149 @@
+"""What a tenant's home has read: `/v1/read`, `/v1/memory` and `/v1/snapshots`."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+from driftlm.errors import DriftError
+from driftlm.live import forgetting
+from driftlm.live.home import Home
+from driftlm.live.journal import facts_of
+from driftlm.live.snapshots import described
+from driftlm.serving.served import Missing, PartlyRead, Served
+from driftlm.streams.documents import Document
+from driftlm.streams.moments import moment_of
+
+MOST_LISTED = 1000
+
+
+def read(home: Home, documents: list[Document]) -> list[dict[str, Any]]:
+    """Documents are scored, learned and stored; each is on disk before the next one begins."""
+    entries: list[dict[str, Any]] = []
+    about = {"learned": home.settings.learning.learn != "none", "stored": list(home.settings.sources)}
+    for document in documents:
+        try:
+            entries.append(facts_of(home.read(document)) | about)
+        except DriftError as error:
+            raise PartlyRead(f"the document {document.id!r}: {error}", [one["id"] for one in entries]) from error
+    return entries
+
+
+def listed(home: Home, after: int, limit: int) -> dict[str, Any]:
+    """What is behind the present state, in order, without texts."""
+    left = [seq for seq in home.history if seq > after]
+    rows = [facts_of(entry) for entry in home.journal.entries(left[:limit])]
+    return {"object": "list", "data": rows, "has_more": len(left) > limit, "documents": len(home.history)}
+
+
+def found(home: Home, id: str) -> dict[str, Any]:
+    """The newest version of a document, with its text."""
+    entry = home.newest(id)
+    if entry is None:
+        raise Missing(f"no document {id!r} is behind the present state; GET /v1/memory lists those that are.")
+    return facts_of(entry) | {"text": entry.text}
+
+
+def forgotten(home: Home, ids: list[str], purge: bool, cost: bool) -> dict[str, Any]:
+    """Forget documents, or only say what that would take."""
+    missing = [id for id in ids if not home.journal.versions(id)]
+    if missing:
+        raise Missing(f"no document {missing[0]!r} was read; GET /v1/memory lists those that were.")
+    if not ids:
+        return {"forgotten": [], "held_by": [], "cost": None}
+    planned = (forgetting.plan if cost else forgetting.forget)(home, *ids, purge=purge)
+    return {
+        "forgotten": [] if cost else list(planned.documents),
+        "held_by": [] if purge and not cost else planned.snapshots,
+        "cost": asdict(planned.cost),
+    }
+
+
+def expired(home: Home, before: str, purge: bool, cost: bool) -> dict[str, Any]:
+    """Forget documents whose newest version is from before a time; those without a time stay."""
+    end = moment_of(before)
+    if end is None:
+        raise DriftError(f"before was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
+    moments = {entry.id: moment_of(entry.time) for entry in home.journal.entries(home.history)}
+    return forgotten(home, [id for id, at in moments.items() if at is not None and at < end], purge, cost)
+
+
+def snapshots(home: Home) -> dict[str, Any]:
+    """All, the oldest first."""
+    there = home.journal.hashes().keys()
+    rows = [described(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in home.snapshots.ls()]
+    return {"object": "list", "data": rows}
+
+
+def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> dict[str, Any]:
+    """Go to a state, or only say what that would take."""
+    target = home.point(snapshot=snapshot, before_document=before, as_of_time=as_of)
+    price = home.replay.cost(target)
+    if not cost:
+        home.restore(target)
+    return {"restored": not cost, "documents": len(home.history), "cost": asdict(price)}
+
+
+def memory_routes(served: Served) -> Any:
+    """Their router."""
+    from fastapi import APIRouter, Query, Request
+    from fastapi.responses import JSONResponse, Response
+
+    from driftlm.serving.wire import ExpireRequest, ForgetRequest, ReadRequest, RestoreRequest, SnapshotRequest
+
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/read")
+    async def read_documents(request: Request, asked: ReadRequest) -> Response:
+        if asked.text is not None:  # sent again it has the same id, and is not read twice
+            documents = [Document(f"text-{hashlib.sha256(asked.text.encode()).hexdigest()[:16]}", asked.text)]
+        else:
+            documents = [Document(one.id, one.text, one.time) for one in asked.documents or ()]
+
+        def work(home: Home) -> list[dict[str, Any]]:
+            entries = read(home, documents)
+            served.metrics.add("driftlm_documents_read_total", len(entries))
+            served.metrics.add("driftlm_tokens_read_total", sum(one["tokens"] for one in entries))
+            return entries
+
+        return JSONResponse({"object": "list", "data": await served.done(request, work)})
+
+    @router.get("/memory")
+    async def list_memory(
+        request: Request, after: int = Query(0, ge=0), limit: int = Query(100, ge=1, le=MOST_LISTED)
+    ) -> Response:
+        return JSONResponse(await served.done(request, lambda home: listed(home, after, limit)))
+
+    @router.post("/memory/forget")
+    async def forget_several(request: Request, asked: ForgetRequest) -> Response:
+        return JSONResponse(
+            await served.done(request, lambda home: forgotten(home, asked.ids, asked.purge, asked.cost))
+        )
+
+    @router.post("/memory/expire")
+    async def expire(request: Request, asked: ExpireRequest) -> Response:
+        return JSONResponse(
+            await served.done(request, lambda home: expired(home, asked.before, asked.purge, asked.cost))
+        )
+
+    @router.get("/memory/{id:path}")
+    async def get_memory(request: Request, id: str) -> Response:
+        return JSONResponse(await served.done(request, lambda home: found(home, id)))
+
+    @router.delete("/memory/{id:path}")
+    async def forget_one(request: Request, id: str, purge: bool = False) -> Response:
+        return JSONResponse(await served.done(request, lambda home: forgotten(home, [id], purge, cost=False)))
+
+    @router.get("/snapshots")
+    async def list_snapshots(request: Request) -> Response:
+        return JSONResponse(await served.done(request, snapshots))
+
+    @router.post("/snapshots")
+    async def make_snapshot(request: Request, asked: SnapshotRequest) -> Response:
+        return JSONResponse(await served.done(request, lambda home: described(home.snapshot(asked.name))))
+
+    @router.post("/snapshots/restore")
+    async def restore(request: Request, asked: RestoreRequest) -> Response:
+        parts = (asked.snapshot or "", asked.before or "", asked.as_of or "")
+        return JSONResponse(await served.done(request, lambda home: restored(home, *parts, asked.cost)))
+
+    return router
