@@ -35,11 +35,14 @@ format: $(INSTALLED) ## Let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Two processes of one thread each: most tests run models too small to share among threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint ## Lint, then the tests and doctests, without the slow ones
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint ## Lint, then every test, the slow ones too
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 bench: $(INSTALLED) ## Timings and ratios
 	$(BIN)/python -m benchmarks
