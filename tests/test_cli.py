@@ -105,7 +105,7 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         "--learning-rate 0.05 --every 2 --cadence accumulate --reset document --limit 20000 --compare none --guard off "
         "--run RUN --from OTHER --save SAVED --dtype bfloat16 --device cpu --threads 1 --seed 7 --json --rank 4 "
         "--target-modules attention --freeze-embeddings --momentum 0.5 --decay 0.01 --epsilon 1e-3 --statistics FILE "
-        "--bos <s> --online --stdin jsonl --piece 2000 --checkpoint 5 --no-live --no-report --salience spans "
+        "--bos <s> --online --batch 4 --stdin jsonl --piece 2000 --checkpoint 5 --no-live --no-report --salience spans "
         "--tagger spacy --bits 8"
     )
     assert parsed(capsys, monkeypatch, *line.split()) == (
@@ -117,7 +117,7 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         ),
         Machine("DIR", "bfloat16", "cpu", 1, "<s>", True, 8),
         Stream(
-            ("a.txt", "b.txt"), 20000, "none", "RUN", "", "OTHER", "SAVED", "jsonl", 2000, 5.0, True, False, False
+            ("a.txt", "b.txt"), 20000, 4, "none", "RUN", "", "OTHER", "SAVED", "jsonl", 2000, 5.0, True, False, False
         ),
     )  # fmt: skip
 

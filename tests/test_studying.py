@@ -110,7 +110,7 @@ def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
     [
         (["qa", "--memories", "bnak"], "--memories named 'bnak'"),
         (["qa", "--memories", "bank+one"], "modulate the model"),
-        (["qa", "--sweep-documents", "0"], "--sweep-documents 0"),
+        (["qa", "--sweep-documents", "0"], "--sweep-documents was 0"),
         (["qa", "--learning-rate", "0"], "--learning-rate was 0.0; give a number above 0"),
         (["qa", "--text", "a.txt"], "leave out --text"),
         (["qa", "--memories", "bm25", "--retrieved", "0"], "--retrieved was 0"),

@@ -68,7 +68,7 @@ class LanguageModel:
         )
         ids = encoded["input_ids"]
         if not ids:
-            raise DriftError("a document has no token for this model's tokenizer; leave it out of the stream.")
+            raise DriftError("the document has no token for this model's tokenizer; leave it out of the stream.")
         code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         widths = 1 + (code_points >= 0x80) + (code_points >= 0x800) + (code_points >= 0x10000).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(widths)])

@@ -230,7 +230,7 @@ def test_what_adapting_does_to_other_text(made: BankNetworks, terms: Terms) -> N
         ([], "--memories was empty"),
         ([","], "--memories was empty"),
         (["bnak"], "named 'bnak'; give some of none, uniform"),
-        (["bank+"], "named ''; give some of"),
+        (["bank+"], "named 'bank+', where a + joins nothing"),
         (["bank,bank"], "named bank twice"),
         (["bank+bank"], "has bank twice"),
         (["none+bank"], "leave it out there"),

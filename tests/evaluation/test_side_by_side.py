@@ -148,7 +148,7 @@ def test_the_command_reads_the_same_side_by_side(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--batch", 0], "--batch was 0; give the number of documents to read at a time, at least 1."),
+        (["--batch", 0], "--batch was 0; give the number of documents to read at a time, from 1"),
         (["--batch", 2, "--reset", "never"], "--batch was 2 and --reset never"),
         (["--batch", 2, "--learn", "all"], "give --learn lora"),
         (["--batch", 2, "--rule", "mixture"], "a mixture reads one document at a time"),
