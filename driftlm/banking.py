@@ -185,7 +185,7 @@ def export(
 
 def refuse_longer(model: LanguageModel, needed: int, what: str) -> None:
     """Refuse what the model has no positions for."""
-    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    positions = model.positions
     if positions is not None and needed > positions:
         raise DriftError(
             f"{what} and its answer need {needed} positions, and {model.name!r} has {positions}; ask shorter."

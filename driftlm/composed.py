@@ -23,10 +23,9 @@ from driftlm.models.prompting import prompt_ids, tokens
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
+from driftlm.weights.learning import FROZEN
 from driftlm.weights.prior import PriorReader
 
-FROZEN = Learning("none")
 TINY = NetworksSettings(vectors=2, encoder_width=16, encoder_layers=1, encoder_heads=2, blocks=1, heads=2, head_width=8)
 EXAMPLES = {  # for the conformance tests
     "prefix": TINY,

@@ -16,7 +16,7 @@ from driftlm.options import Machine
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
+from driftlm.weights.learning import FROZEN, Learning
 
 Kind = Literal["peft", "huggingface", "low-rank"]
 STATED = "low_rank.json"  # beside the adapter: how far it is from what was learned
@@ -65,7 +65,7 @@ def export(
         raise DriftError(
             f"{source} holds no adapter (--learn {held}); give --as low-rank for a LoRA near it, or --as huggingface."
         )
-    learning = Learning(learn=held) if kind == "peft" else Learning(learn="none")
+    learning = Learning(learn=held) if kind == "peft" else FROZEN
     learned = formats.start_from(source, learning, machine.model or None, **machine.loading())
     if kind != "low-rank":
         formats.save(learned.language_model, learned.trainable, to)
@@ -104,5 +104,5 @@ def tokens_and_nats(
     language_model: LanguageModel, windows: Windows, documents: Sequence[Document], limit: int
 ) -> tuple[int, float]:
     """Tokens read and their mean nats, nothing learned."""
-    *_, last = read_stream(WeightMemory(language_model, windows, Learning(learn="none")), documents, limit=limit)
+    *_, last = read_stream(WeightMemory(language_model, windows, FROZEN), documents, limit=limit)
     return last.totals.tokens, last.totals.nats_per_token

@@ -36,6 +36,15 @@ class Machine:
         if self.threads < 0:
             raise DriftError(f"--threads was {self.threads}; give a number of threads, or 0 for torch's choice.")
 
+    def prepare(self) -> None:
+        """Threads, and on CUDA algorithms whose results do not vary: what equal bits need."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if self.device.startswith("cuda"):
+            torch.use_deterministic_algorithms(True)
+
     def loading(self) -> dict[str, Any]:
         """The arguments of `driftlm.models.loading.load` besides the name."""
         return {

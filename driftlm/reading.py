@@ -137,10 +137,7 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
 def memory_of(reading: Reading) -> Learner:
     """Load the model and build the memory; complete the configuration by what was loaded."""
     machine, config = reading.machine, reading.config
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    if machine.device.startswith("cuda"):
-        torch.use_deterministic_algorithms(True)
+    machine.prepare()
     loading = machine.loading()
     if config["start"]:
         model = config["model"]["name"] if "model" in config else machine.model

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from driftlm.composed import FROZEN, ComposedMemory
+from driftlm.composed import ComposedMemory
 from driftlm.context.bm25 import BM25Index
 from driftlm.context.dense import DenseIndex, Encoder
 from driftlm.context.encoders import StatesOfModel
@@ -11,6 +11,7 @@ from driftlm.memory import Example
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
+from driftlm.weights.learning import FROZEN
 
 
 class RetrievalMemory(ComposedMemory):

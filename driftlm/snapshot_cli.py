@@ -1,7 +1,8 @@
 """The command line of homes and their snapshots: one typed function a verb; heavy imports inside."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from driftlm.weights.learning import Learning
 
 if TYPE_CHECKING:
     from driftlm.live.home import Home
+    from driftlm.live.journal import Journal
     from driftlm.live.replay import Cost
 
 Folder = tyro.conf.Positional[str]
@@ -64,14 +66,9 @@ def new(
 
 def loaded(machine: Machine, name: str) -> Any:
     """A model, on as many threads as the machine says."""
-    import torch
-
     from driftlm.models.loading import load
 
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    if machine.device.startswith("cuda"):
-        torch.use_deterministic_algorithms(True)
+    machine.prepare()
     return load(name or None, **machine.loading())
 
 
@@ -86,6 +83,17 @@ def opened(folder: str) -> "Home":
     except TypeError as error:
         raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
     return Home.open(folder, loaded(machine, facts["model"]["name"]))
+
+
+@contextmanager
+def journal_of(home: str) -> "Iterator[Journal]":
+    """What a home has read, without its model."""
+    from driftlm.live.identity import described
+    from driftlm.live.journal import Journal
+
+    described(home)
+    with closing(Journal.open(Path(home) / "journal.sqlite")) as journal:
+        yield journal
 
 
 def read(home: Folder, files: Several, stdin: Literal["text", "jsonl"] = "text", json: bool = False) -> int:
@@ -120,15 +128,10 @@ def listing(home: Folder, json: bool = False) -> int:
         home: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.live.identity import described
-    from driftlm.live.journal import Journal, facts_of
+    from driftlm.live.journal import facts_of
 
-    described(home)
-    journal = Journal.open(Path(home) / "journal.sqlite")
-    try:
+    with journal_of(home) as journal:
         entries = [facts_of(entry) for entry in journal.entries(sorted(journal.hashes()))]
-    finally:
-        journal.close()
     if json:
         show({"home": home, "documents": entries})
         return 0
@@ -192,19 +195,12 @@ def ls(home: Folder, json: bool = False) -> int:
         home: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.live.identity import described
-    from driftlm.live.journal import Journal
-    from driftlm.live.snapshots import Snapshots
-    from driftlm.live.snapshots import described as about
+    from driftlm.live.snapshots import Snapshots, described
 
-    described(home)
-    journal = Journal.open(Path(home) / "journal.sqlite")
-    try:
+    with journal_of(home) as journal:
         there = journal.hashes().keys()
-    finally:
-        journal.close()
     found = Snapshots(Path(home) / "snapshots").ls()
-    rows = [about(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in found]
+    rows = [described(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in found]
     if json:
         show({"home": home, "snapshots": rows})
         return 0

@@ -34,8 +34,8 @@ from driftlm.options import Machine
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.windows import Windows, split
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Cadence, Learning
-from driftlm.weights.mixture import FROZEN, learner
+from driftlm.weights.learning import FROZEN, Cadence, Learning
+from driftlm.weights.mixture import learner
 
 WAYS = [  # what learns, by which rule, at which rate
     *(("all", "adam", rate) for rate in (1e-4, 3e-4, 1e-3)),
@@ -114,10 +114,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
         raise DriftError(f"--budget was {budget:g}; give how many times static reading a token may cost, such as 2.0.")
     if limit < LEAST:
         raise DriftError(f"--limit was {limit}; give at least {LEAST:,} tokens, or there is nothing to choose by.")
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    if machine.device.startswith("cuda"):
-        torch.use_deterministic_algorithms(True)
+    machine.prepare()
     documents = read_documents(text)
     language_model = load(machine.model or None, **machine.loading())
     found, tokens = beginning(language_model, documents, limit)

@@ -18,8 +18,7 @@ from driftlm.options import Machine
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
-from driftlm.weights.mixture import FROZEN
+from driftlm.weights.learning import FROZEN, Learning
 from tests.running import driftlm, refused, tiny_model, words, written
 
 Capture = pytest.CaptureFixture[str]

@@ -36,7 +36,7 @@ def divergence(
         answers: R rows of token ids.
         logits: (R, A, V) of the modulated model, of `answer_logits`.
     """
-    most = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    most = language_model.positions
     prompts = [prompt_ids(language_model, *one) for one in zip(questions, documents, strict=True)]
     fit = [n for n, prompt in enumerate(prompts) if most is None or len(prompt) + len(answers[n]) - 1 <= most]
     found = logits.new_zeros(logits.shape[:2])

@@ -219,7 +219,7 @@ def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str, re
 
 def fitting(language_model: LanguageModel, question: str, context: str, taken: int) -> tuple[list[int], bool]:
     """The prompt with as much of the context's beginning as leaves room for `taken` tokens, and whether it was cut."""
-    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    positions = language_model.positions
     whole = prompt_ids(language_model, question, context)
     if positions is None or not context or len(whole) + taken <= positions:
         return whole, False

@@ -222,7 +222,7 @@ def _key_figures(summary: Mapping[str, Any], tally: Tally) -> str:
     return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in kept) + "</dl>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, wide: int = 0, note: str = "") -> str:
+def tabled(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, wide: int = 0, note: str = "") -> str:
     """Cells are text; columns from `numbers` on are aligned as numbers, column `wide` gets room for words."""
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -253,7 +253,7 @@ def _experts(summary: Mapping[str, Any]) -> str:
     if not experts:
         return ""
     rows = ([e["name"], number(e["nats_per_token"], ".4f"), number(e["weight"], ".3f")] for e in experts)
-    return "<section><h2>Experts</h2>" + _table(["expert", "nats per token", "final weight"], rows, 1) + "</section>"
+    return "<section><h2>Experts</h2>" + tabled(["expert", "nats per token", "final weight"], rows, 1) + "</section>"
 
 
 def _documents(tally: Tally) -> str:
@@ -276,7 +276,7 @@ def _documents(tally: Tally) -> str:
 
     more = tally.documents - len(tally.rows)
     note = f"The first {len(tally.rows):,} documents are shown; {more:,} more are in the sums above." if more else ""
-    return "<section><h2>Documents</h2>" + _table(head, cells(), 2 if timed else 1, note=note) + "</section>"
+    return "<section><h2>Documents</h2>" + tabled(head, cells(), 2 if timed else 1, note=note) + "</section>"
 
 
 def _events(tally: Tally) -> str:
@@ -287,7 +287,7 @@ def _events(tally: Tally) -> str:
     rows = ([e.kind, e.message, e.document, number(e.window), number(e.tokens)] for e in tally.events)
     more = count - len(tally.events)
     note = f"The first {len(tally.events):,} events are shown; {more:,} more are counted above." if more else ""
-    table = _table(["event", "what happened", "document", "window", "after tokens"], rows, 3, wide=1, note=note)
+    table = tabled(["event", "what happened", "document", "window", "after tokens"], rows, 3, wide=1, note=note)
     return f"<section><h2>Guard's events</h2><p>{escape(kinds)}</p>{table}</section>"
 
 
@@ -308,7 +308,7 @@ def _settings(config: Mapping[str, Any]) -> str:
     rows += [(k, text(v)) for k, v in ({"driftlm": config.get("driftlm")} | (config.get("versions") or {})).items()]
     command = config.get("command")
     shown = f"<h2>Command</h2><pre>{escape(str(command))}</pre>" if command else ""
-    table = _table(["setting", "value"], rows, 2, wide=1)
+    table = tabled(["setting", "value"], rows, 2, wide=1)
     return f'<section class="settings"><h2>Settings and versions</h2>{table}{shown}</section>'
 
 

@@ -25,7 +25,7 @@ def write_report(run: Path) -> list[Path]:
     Raises:
         DriftError: no run folder, a damaged one, or the `report` extra is missing.
     """
-    charts = _charts()
+    charts = drawing_module()
     config, summary = _json(run / "config.json"), _json(run / "summary.json", missing={})
     tally = read_tally(run / "windows.jsonl")
     name = title(config, tally)
@@ -46,14 +46,15 @@ def write_report(run: Path) -> list[Path]:
     figures, written = [], []
     for stem, heading, caption, chart in drawings:
         image = charts.png(chart(760), shorten(f"{heading} — {name}", 88), wrap(caption, 124))
-        written.append(_write(run / f"{stem}.png", image))
+        written.append(written_whole(run / f"{stem}.png", image))
         figures.append(Figure(stem, heading, caption, chart("container")))
     themes = {"light": charts.theme(), "dark": charts.theme(dark=True)}
     html = page(name, config, summary, tally, figures, themes, charts.bundle)
-    return [_write(run / "report.html", html.encode("utf-8", "replace")), *written]
+    return [written_whole(run / "report.html", html.encode("utf-8", "replace")), *written]
 
 
-def _charts() -> ModuleType:
+def drawing_module() -> ModuleType:
+    """The charts, whose libraries are the extra `report`."""
     try:
         return importlib.import_module("driftlm.evaluation.charts")
     except ImportError as error:
@@ -89,7 +90,7 @@ def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, data: bytes) -> Path:
+def written_whole(path: Path, data: bytes) -> Path:
     """Write all of it or nothing: a page that is being looked at is never half a page."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -14,7 +14,7 @@ from driftlm.bank.modulations import Modulations
 from driftlm.bank.networks import BankNetworks
 from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.bank.source import BankSource
-from driftlm.composed import FROZEN, ComposedMemory
+from driftlm.composed import ComposedMemory
 from driftlm.context.bm25 import BM25Index
 from driftlm.context.dense import DenseIndex, Encoder
 from driftlm.context.named_encoders import STATES, encoder_named
@@ -27,7 +27,7 @@ from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question
 from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning, Saliences
+from driftlm.weights.learning import FROZEN, Learning, Saliences
 
 NOTHING = "none"
 LEARNERS: tuple[Saliences, ...] = ("uniform", "spans", "tfidf", "camels")
@@ -143,7 +143,7 @@ class Rival:
     def one_window(self, documents: Sequence[Document]) -> Windows:
         """The grid on which every document that fits the model's positions is one window."""
         longest = max(len(self.language_model.encode(document.text)[1]) for document in documents)
-        positions = getattr(self.language_model.model.config.get_text_config(), "max_position_embeddings", None)
+        positions = self.language_model.positions
         longest = longest if positions is None else min(longest, positions - self.terms.networks.positions)
         return Windows("overlapping", longest, longest)
 

@@ -52,6 +52,12 @@ class LanguageModel:
         """Where the weights are."""
         return torch.device(next(self.model.parameters()).device)
 
+    @property
+    def positions(self) -> int | None:
+        """Most tokens that a pass can hold; None where the model has no limit."""
+        positions: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return positions
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """Tokens of a document and where each ends in the source.
 
@@ -227,9 +233,8 @@ def refuse_unless_causal(model: Any, source: str) -> None:
 
 def refuse_long_context(language_model: LanguageModel, context: int) -> None:
     """Refuse a context that the model's positions cannot hold."""
-    config = language_model.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
+    positions = language_model.positions
+    rope = getattr(language_model.model.config.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         # Its angles change beyond this length, and a document's length would show in its last window's scores.
         positions = rope.get("original_max_position_embeddings", positions)

@@ -156,7 +156,7 @@ def room_for(language_model: LanguageModel, before: int, prompt: int, asked: int
     Raises:
         DriftError: when there is none, or less than was asked for.
     """
-    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    positions = language_model.positions
     left = most if positions is None else positions - before - prompt
     if left < (asked or 1):
         raise DriftError(

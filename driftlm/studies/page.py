@@ -8,8 +8,8 @@ from textwrap import shorten, wrap
 from typing import Any
 
 from driftlm.errors import DriftError
-from driftlm.evaluation.page import HINT, Figure, _table, document, drawn, number
-from driftlm.evaluation.report import _charts, _write
+from driftlm.evaluation.page import HINT, Figure, document, drawn, number, tabled
+from driftlm.evaluation.report import drawing_module, written_whole
 from driftlm.studies.study import STUDIES, Chart, study_of
 
 PAGE = "studies.html"
@@ -53,7 +53,7 @@ def write_page(out: Path) -> list[Path]:
     Raises:
         DriftError: where there is no result, or the `report` extra is missing.
     """
-    charts = _charts()
+    charts = drawing_module()
     found = results(out)
     if not found:
         raise DriftError(f"{out} holds no result of a study; give the --out of `driftlm study`.")
@@ -64,7 +64,7 @@ def write_page(out: Path) -> list[Path]:
             stem = f"{result['study']}-{chart.name}"
             title = shorten(f"{chart.heading} — {result['study']}", 88)
             images.append(
-                _write(out / f"{stem}.png", charts.png(at_width(chart, 760), title, wrap(chart.caption, 124)))
+                written_whole(out / f"{stem}.png", charts.png(at_width(chart, 760), title, wrap(chart.caption, 124)))
             )
             own.append(Figure(stem, chart.heading, chart.caption, at_width(chart, "container")))
         sections.append(section(result, own))
@@ -72,7 +72,7 @@ def write_page(out: Path) -> list[Path]:
     themes = {"light": charts.theme(), "dark": charts.theme(dark=True)}
     body = [f"<style>{STYLE}</style><h1>Claims about learning while reading, run again</h1>", summary(found)]
     html = document("Studies", [*body, HINT, *sections], figures, themes, charts.bundle)
-    return [_write(out / PAGE, html.encode("utf-8", "replace")), *images]
+    return [written_whole(out / PAGE, html.encode("utf-8", "replace")), *images]
 
 
 def at_width(chart: Chart, width: int | str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def at_width(chart: Chart, width: int | str) -> dict[str, Any]:
 def summary(found: list[dict[str, Any]]) -> str:
     """The verdicts in a table."""
     rows = [[one["study"], one["claim"], one["verdict"]] for one in found]
-    return _table(["study", "claim", "verdict"], rows, 3, wide=1)
+    return tabled(["study", "claim", "verdict"], rows, 3, wide=1)
 
 
 def section(result: Mapping[str, Any], figures: list[Figure]) -> str:
@@ -96,8 +96,8 @@ def section(result: Mapping[str, Any], figures: list[Figure]) -> str:
         f'<p class="claim">{escape(result["claim"])}</p><p class="note">{escape(result["source"])}</p>',
         f'<p class="headline{MARKS[result["verdict"]]}">{escape(result["sentence"])}</p>',
         *map(drawn, figures),
-        f"<h3>Figures</h3>{_table(['figure', 'value'], rows, 1)}",
-        f"<h3>Where they come from</h3>{_table(['', ''], origins(result), 2, wide=1)}",
+        f"<h3>Figures</h3>{tabled(['figure', 'value'], rows, 1)}",
+        f"<h3>Where they come from</h3>{tabled(['', ''], origins(result), 2, wide=1)}",
         f"<pre>{escape(result['command'])}</pre>",
     ]
     return f'<article id="{escape(name)}">{chr(10).join(parts)}</article>'

@@ -157,6 +157,9 @@ class Learning:
         return f"{self.rule}:{self.rate():g}"
 
 
+FROZEN = Learning("none")
+
+
 @dataclass(frozen=True)
 class SalienceTraining:
     """How the network that weighs tokens is meta-trained.

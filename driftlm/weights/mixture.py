@@ -24,13 +24,12 @@ from driftlm.models.loading import LanguageModel, load
 from driftlm.models.trainable import Trainable
 from driftlm.streams.windows import Window, Windows
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
+from driftlm.weights.learning import FROZEN, Learning
 from driftlm.weights.one_pass import one_pass
 from driftlm.weights.prior import PriorReader
 
 EPSILON = 1e-3  # of the prior in every expert's probability, so that none is ever zero
 MOST = 16  # experts
-FROZEN = Learning("none")
 DEFAULT = tuple(Learning(rule="mixture").strategies())
 # For the conformance tests; the rates suit the small random models there.
 EXAMPLES = {
