@@ -1,9 +1,11 @@
 """The row of a reading: what a text cost the static model and the one that learns as it reads."""
 
+import copy
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,17 +15,15 @@ import torch
 from torch import Tensor
 
 from driftlm import runs
-from driftlm.errors import DriftError
 from driftlm.evaluation.cost import summarized
-from driftlm.evaluation.flops import Formula, formula_of, shapes_read
 from driftlm.evaluation.prequential import Totals, read_stream
 from driftlm.models.loading import BUNDLED, LanguageModel, load
 from driftlm.streams.windows import Windows, split
 from driftlm.studies.parts import Part, Tokenized, parts_of
 from driftlm.studies.reading import Reading
 from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
-from driftlm.weights.mixture import FROZEN, Learner, MixtureMemory, memory_in_weights
+from driftlm.weights.learning import FROZEN, Learning
+from driftlm.weights.mixture import Learner, MixtureMemory, memory_in_weights
 
 MOMENTS = {"adam": 2, "rms": 2}  # values that a rule holds for each parameter: moments, or scales and pulls
 
@@ -67,27 +67,22 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
 
     Source: Rannen-Triki et al. 2024, section 3, for what is compared; Krause et al. 2018 for the reading.
     """
-    loaded = load(reading.model or None)
-    skipped, parts = parts_of(loaded, reading, data)
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    language_model = Tokenized.of(loaded, parts)
+    before = before_learning(frozen(reading), data)
+    loaded = loaded_model(reading.model)
+    language_model = Tokenized.of(replace(loaded, model=copy.deepcopy(loaded.model)), before.parts)
     learning = completed(reading, language_model)
+    static = prior = adapted = before.static
+    cost = before.cost
     with TemporaryDirectory() as folder:
         log = Path(folder) / "windows.jsonl"
-        untouched = WeightMemory(language_model, reading.windows, FROZEN)
-        formula = known_formula(untouched)
-        static = prior = passed(untouched, log)
-        shapes = [shape for shape, _ in shapes_read([untouched], 0, log)]
-        tuned_on = skipped if reading.tuned else parts
         if reading.tuned or reading.hindsight:
-            tune(language_model, tuned_on, reading)
-            prior = passed(WeightMemory(language_model, reading.windows, FROZEN), log)
+            tune(language_model, before.skipped if reading.tuned else before.parts, reading)
+            prior = adapted = passed(WeightMemory(language_model, reading.windows, FROZEN), log)
         memory = memory_in_weights(language_model, reading.windows, learning)
-        adapted = passed(memory, log) if memory.parameters else prior  # which is the same reading
-        cost = summarized(memory, log, adapted.totals.tokens)
-    totals, static_flops = adapted.totals, None
-    if formula is not None:
-        static_flops = sum(formula.score(shape) for shape in shapes) / totals.tokens
+        if memory.parameters:
+            adapted = passed(memory, log)
+            cost = summarized(memory, log, adapted.totals.tokens)
+    totals = adapted.totals
     return {
         "setting": reading.setting,
         "text": reading.text,
@@ -99,18 +94,60 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
         "static_bits_per_byte": static.totals.bits_per_byte,
         "prior_bits_per_byte": prior.totals.bits_per_byte if reading.tuned or reading.hindsight else None,
         "gain": 1 - totals.nats / static.totals.nats,
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "updates": memory.counts.updates,
         "rollbacks": memory.counts.rollbacks,
         "flops_per_token": cost["flops_per_token"],
         "bytes_moved_per_token": cost["bytes_moved_per_token"],
-        "static_flops_per_token": static_flops,
+        "static_flops_per_token": before.cost["flops_per_token"],
         "seconds": totals.seconds,
         "memory_bytes": memory_bytes(memory),
         "positions": by_position(adapted, static),
         "experts": memory.standings() if isinstance(memory, MixtureMemory) else None,
         "reading": asdict(reading),
     }
+
+
+@dataclass(frozen=True)
+class Before:
+    """What readings share that differ in their learning alone.
+
+    Attributes:
+        skipped: parts that are left out.
+        parts: parts that are read, in their order.
+        static: the untouched model behind them.
+        cost: of that, as `summarized` says it.
+    """
+
+    skipped: list[Part]
+    parts: list[Part]
+    static: Passed
+    cost: dict[str, Any]
+
+
+@lru_cache(maxsize=1)
+def loaded_model(name: str) -> LanguageModel:
+    """The model of a reading, as it was loaded: learn in a copy."""
+    return load(name or None)
+
+
+def frozen(reading: Reading) -> Reading:
+    """The same text in the same order and windows, and nothing learned."""
+    seed = reading.seed if reading.order == "shuffled" else 0
+    return replace(reading, setting="", learning=FROZEN, tuned=0, hindsight=0, rate=0.0, seed=seed)
+
+
+@lru_cache(maxsize=32)
+def before_learning(reading: Reading, data: Path) -> Before:
+    """Let the static model read what a reading that learns nothing names."""
+    loaded = loaded_model(reading.model)
+    skipped, parts = parts_of(loaded, reading, data)
+    untouched = WeightMemory(Tokenized.of(loaded, parts), reading.windows, FROZEN)
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "windows.jsonl"
+        static = passed(untouched, log)
+        cost = summarized(untouched, log, static.totals.tokens)
+    return Before(skipped, parts, static, cost)
 
 
 def completed(reading: Reading, language_model: LanguageModel) -> Learning:
@@ -148,14 +185,6 @@ def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Reading)
             order.shuffle(windows)
         memory.learn(windows[step % len(windows)])
         memory.rule.learning_rate *= (steps - step - 1) / (steps - step)  # a rate that the guard halved stays halved
-
-
-def known_formula(memory: WeightMemory) -> Formula | None:
-    """What a memory's windows cost, None where that is unknown."""
-    try:
-        return formula_of(memory)
-    except DriftError:
-        return None
 
 
 def memory_bytes(memory: Learner) -> int:

@@ -73,6 +73,17 @@ def test_a_static_reading_gains_nothing(data: Path) -> None:
     assert 0 < row["bytes_moved_per_token"] < measure(reading(data, "a.txt"), data)["bytes_moved_per_token"]
 
 
+def test_what_one_reading_learned_is_not_in_the_next(data: Path) -> None:
+    """They share the loaded model and the static pass, which learning leaves as they were."""
+    still = reading(data, "a.txt", learning=STILL)
+    hindsight = reading(data, "a.txt", learning=STILL, hindsight=1, rate=1e-2)
+    first, learned, tuned = (measure(one, data) for one in (still, reading(data, "a.txt"), hindsight))
+    assert len({one["nats"] for one in (first, learned, tuned)}) == 3
+    assert {one["static_bits_per_byte"] for one in (first, learned, tuned)} == {first["bits_per_byte"]}
+    assert measure(still, data)["nats"] == first["nats"]
+    assert measure(reading(data, "a.txt"), data)["nats"] == learned["nats"]
+
+
 def test_positions_are_of_tokens(data: Path) -> None:
     row = measure(reading(data, "many.jsonl"), data)
     places: dict[int, list[float]] = {}
