@@ -4,6 +4,7 @@ Points are JSON objects; `low` and `high` are the ends of an interval, or None, 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ def lines(
     *,
     log: bool = False,
     at: float | None = None,
+    linear: float = math.inf,
     height: int = 260,
 ) -> Specification:
     """A line a group through its values over `x`, with their intervals as bars.
@@ -53,16 +55,32 @@ def lines(
         title: of the values' axis.
         log: steps of `x` are factors.
         at: where a line marks no difference; None for no line.
+        linear: values from 0 far beyond this are drawn by their logarithm.
         height: in pixels.
     """
     groups = _groups(points)
     x = alt.X("x:Q", title=across, scale=_scale(log, [point["x"] for point in points]), axis=_axis(points, log))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    scale, axis = alt.Scale(zero=False), alt.Axis(tickCount=6)
+    if linear < math.inf:
+        most = max(point["value"] if point["high"] is None else point["high"] for point in points)
+        ticks = [0.0, *(tick for tick in decades(linear) if tick <= most)]
+        scale, axis = alt.Scale(type="symlog", constant=linear), alt.Axis(values=ticks, format="~g")
+    y = alt.Y("value:Q", title=title, scale=scale, axis=axis)
     base = alt.Chart(alt.InlineData(values=list(points))).encode(x=x, color=_hue(groups))
     line = base.mark_line(strokeWidth=2.5).encode(y=y)
     dot = base.mark_point(filled=True, size=60, opacity=1)
     dot = dot.encode(y=y, shape=_shape(groups), tooltip=[alt.Tooltip("x:Q", title=across), *_tooltip(title)])
     return specification([*_mark_at(at, "y"), *_bars(base, points, "y"), line, dot], height)
+
+
+def decades(start: float) -> list[float]:
+    """Ticks of 1, 2 and 5 from a power of ten on, over six decades.
+
+    Example:
+        >>> decades(0.1)[:5]
+        [0.1, 0.2, 0.5, 1.0, 2.0]
+    """
+    return [float(f"{start * step * 10**decade:.3g}") for decade in range(6) for step in (1, 2, 5)]
 
 
 def fronts(points: Sequence[Point], across: str, title: str, *, height: int = 340) -> Specification:

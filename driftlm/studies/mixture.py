@@ -92,8 +92,9 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
         Chart(
             "rates",
             "One rate for all, or a mixture",
-            f"{caption}: mean over books, bars are 95 % intervals; the line is at {100 * SLACK:g} %.",
-            lines(curve, "learning rate", "above each book's best rate (%)", log=True, at=100 * SLACK),
+            f"{caption}: mean over books, bars are 95 % intervals; the line is at {100 * SLACK:g} %, the axis "
+            "logarithmic beyond 0.1 %.",
+            lines(curve, "learning rate", "above each book's best rate (%)", log=True, at=100 * SLACK, linear=0.1),
         ),
     ]
 

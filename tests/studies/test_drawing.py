@@ -40,6 +40,16 @@ def test_a_line_marks_no_difference_at_its_value() -> None:
     assert marks(dots([point(1.0, spread=None)], "y", at=None)) == ["point"]
 
 
+def test_small_values_are_seen_beside_large_ones() -> None:
+    curve = [point(10.0), point(0.05)]  # values of 1 and 200
+    (line,) = (one for one in lines(curve, "x", "y", linear=0.1)["layer"] if one["mark"]["type"] == "line")
+    axis = line["encoding"]["y"]
+    assert (axis["scale"]["type"], axis["scale"]["constant"]) == ("symlog", 0.1)
+    assert axis["axis"]["values"] == [0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
+    (plain,) = (one for one in lines(curve, "x", "y")["layer"] if one["mark"]["type"] == "line")
+    assert "type" not in plain["encoding"]["y"]["scale"]
+
+
 def test_groups_that_share_a_label_are_apart_and_others_are_not() -> None:
     shared = dots([point(1.0), point(1.0, "static")], "y")
     assert all("yOffset" in layer["encoding"] for layer in shared["layer"][1:])
