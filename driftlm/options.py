@@ -71,6 +71,9 @@ class Stream:
         start_from: a run or a PEFT or HuggingFace folder to start from.
         save: folder for the adapted weights: PEFT for LoRA and DoRA, HuggingFace otherwise.
         stdin: what standard input holds: one `text`, or `jsonl`.
+        follow: go on with what comes into the files and folders: lines of .jsonl, paragraphs of other files, new files
+            of folders. Ctrl-C ends the run in order.
+        idle: seconds without a document after which --follow ends.
         piece: cut documents into pieces of at most so many bytes, each a document of its own.
         checkpoint: seconds between checkpoints.
         json: print the totals as one JSON object on stdout.
@@ -87,6 +90,8 @@ class Stream:
     start_from: Annotated[str, tyro.conf.arg(name="from")] = ""
     save: str = ""
     stdin: Literal["text", "jsonl"] = "text"
+    follow: bool = False
+    idle: float | None = None
     piece: int | None = None
     checkpoint: float = 60.0
     json: bool = False
@@ -98,3 +103,14 @@ class Stream:
             raise DriftError(
                 f"--batch was {self.batch}; give the number of documents to read at a time, from 1 to {MOST_ROWS:,}."
             )
+        if self.follow and self.batch > 1:
+            raise DriftError(
+                f"--batch was {self.batch}, but --follow reads documents as they come; leave one of them out."
+            )
+        refuse_idle(self.follow, self.idle)
+
+
+def refuse_idle(follow: bool, idle: float | None) -> None:
+    """Refuse a number of seconds that says nothing."""
+    if idle is not None and not (follow and 0 <= idle < float("inf")):
+        raise DriftError(f"--idle was {idle}; give seconds from 0 on, together with --follow.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import transformers
 import driftlm
 from driftlm import formats, runs
 from driftlm.errors import Diverged, DriftError
+from driftlm.evaluation.ahead import cost_ahead, expected_tokens
 from driftlm.evaluation.cost import peak_resident_bytes, summarized
 from driftlm.evaluation.live import Live
 from driftlm.evaluation.prequential import Step, Totals, finished, read_stream
 from driftlm.evaluation.side_by_side import RowStep, read_side_by_side
 from driftlm.models.loading import BUNDLED, load
 from driftlm.options import Machine, Stream
-from driftlm.streams.documents import read_documents
+from driftlm.streams.documents import Document, read_documents
+from driftlm.streams.followed import Followed
+from driftlm.streams.following import Following, ended_by_signals
 from driftlm.streams.windows import Window, Windows
 from driftlm.weights.learning import Learning
 from driftlm.weights.mixture import Learner, MixtureMemory, memory_in_weights
@@ -101,7 +105,7 @@ def resumed(windows: Windows, learning: Learning, machine: Machine, stream: Stre
     config = runs.read_config(folder)
     then = Stream(**{**config["stream"], "files": tuple(config["stream"]["files"])})
     saved = not then.save or Path(then.save).exists()  # one that was killed while it saved is not done
-    if (folder / "summary.json").exists() and saved:
+    if (folder / "summary.json").exists() and saved and (then.save or not then.follow):
         raise DriftError(f"the run {folder} is finished; read on from what it learned with --from {folder}.")
     reading = Reading(
         Windows(**config["windows"]),
@@ -186,8 +190,10 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
         if baseline is not None and checkpoint.baseline is not None:
             baseline.restore(checkpoint.baseline)
     itself = stream.compare == "static" and not memory.parameters  # nothing learns: the static model is this one
-    tape = runs.Tape(read_documents(stream.files, stdin=stream.stdin, piece=stream.piece), progress)
-    expected = expected_tokens(stream, memory)
+    followed = Followed(reading.folder / "followed.jsonl", texts=True) if stream.follow else None
+    documents, following = source_of(stream, followed)
+    tape = runs.Tape(documents, progress)
+    expected = stream.limit if stream.follow else expected_tokens(stream.files, stream.limit, memory)
     run: runs.Run | None = None
     step: Step | None = None
     behind = progress
@@ -201,7 +207,8 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
         at, reached, held = (behind, finished(step, memory), None) if whole else before
         run.checkpoint(at, reached, memory, baseline, held)
 
-    with stop_signals(tape) as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
+    signals = stop_signals(tape) if following is None else ended_by_signals(following)
+    with signals as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
         due = time.monotonic() + stream.checkpoint
         if stream.batch > 1:
             steps = read_side_by_side(
@@ -217,6 +224,8 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
                 if run is None:
                     run = begin(reading, memory, lines, expected, step.window)
                     stopping.callback(run.close)
+                if followed is not None:
+                    followed.write()  # before anything says that it was read
                 if step.window.index == 0 or not isinstance(step, RowStep):
                     before = tape.at(step), step.before, run.log.tell()
                 if asked or time.monotonic() >= due:
@@ -256,6 +265,21 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
     return conclude(reading, run, memory, ended)
 
 
+def source_of(stream: Stream, followed: Followed | None) -> tuple[Iterator[Document], Following | None]:
+    """The documents of the stream, and what follows it; those that came before are first, as they were then."""
+    if followed is None:
+        return read_documents(stream.files, stdin=stream.stdin, piece=stream.piece), None
+    following = Following(
+        stream.files,
+        stdin=stream.stdin,
+        piece=stream.piece,
+        idle=stream.idle,
+        places=followed.places.values(),
+        say=partial(print, "driftlm:", file=sys.stderr),
+    )
+    return followed.and_more(following), following
+
+
 def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, window: Window) -> runs.Run:
     """Make the run folder, with the learned state it begins with, and say what is to come."""
     run = runs.Run(reading.folder, reading.config, lines)
@@ -265,7 +289,8 @@ def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, w
         if not reading.continues:
             language_model.name = str(start.resolve())  # a new adapter is one of these weights
     if not reading.stream.json or reading.stream.live:
-        announce(memory, expected, window, reading.stream.compare == "static")
+        ahead = cost_ahead(memory, expected, window, reading.stream.compare == "static")
+        print(f"driftlm: {ahead}", file=sys.stderr)
     return run
 
 
@@ -307,52 +332,6 @@ def conclude(reading: Reading, run: runs.Run, memory: Learner, totals: Totals) -
         formats.save(learned.language_model, learned.trainable, reading.stream.save)
         summary["saved"] = reading.stream.save
     return summary
-
-
-def announce(memory: Learner, expected: int | None, window: Window, compare: bool) -> None:
-    """Estimated time and memory, on stderr, before a long run starts."""
-    began = time.perf_counter()
-    with torch.no_grad():
-        memory.scorer.forward(window)
-    forward = time.perf_counter() - began
-    if memory.windows.window == "overlapping":
-        forward *= memory.windows.context / len(window.inputs)  # a document's first window is not full yet
-    learners = [*memory.active, memory.frozen] if isinstance(memory, MixtureMemory) else [memory]
-    per_window = forward * compare
-    held = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
-    for one in learners:
-        learns = (2 / one.learning.every if one.learning.cadence == "skip" else 2) if one.parameters else 0
-        per_window += forward * (1 + learns)
-        # prior, gradient and the guard's copy; Adam's two moments
-        held += sum(p.numel() * p.element_size() for p in one.parameters) * (3 + 2 * (one.learning.rule == "adam"))
-    text = f"about {held / 2**20:,.0f} MiB of weights and learning state"
-    if expected is not None:
-        seconds = expected / memory.windows.stride * per_window
-        text = f"about {expected:,} tokens, {duration(seconds)}, " + text.removeprefix("about ")
-    print(f"driftlm: {text}", file=sys.stderr)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def expected_tokens(stream: Stream, memory: Learner) -> int | None:
-    """Tokens to come, from the size of the files; None where that does not tell."""
-    size = 0
-    for source in stream.files:
-        path = Path(source)
-        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else []
-        if not files or any(file.suffix in (".gz", ".xz") for file in files):
-            return stream.limit
-        size += sum(file.stat().st_size for file in files)
-        with files[0].open("rb") as file:
-            sample = file.read(1 << 16).decode("utf-8", errors="ignore")
-    per_token = len(sample.encode()) / max(1, len(memory.encode(sample)[0]) - 1) if sample else 1.0
-    tokens = int(size / per_token)
-    return tokens if stream.limit is None else min(tokens, stream.limit)
 
 
 def peak_memory(memory: Learner) -> int:

@@ -4,6 +4,7 @@ RUN/config.json       settings, versions, fingerprints; written when the first w
 RUN/windows.jsonl     a line a window
 RUN/checkpoint-N/     state before window N was scored: safetensors and JSON, complete or not there
 RUN/start/            the learned state the run began with (only with --from)
+RUN/followed.jsonl    with --follow, the documents that came, and how far their files were read
 RUN/summary.json      totals, when the stream has ended
 """
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from driftlm.weights.learning import Learning
 
 if TYPE_CHECKING:
     from driftlm.live.home import Home
-    from driftlm.live.journal import Journal
+    from driftlm.live.journal import Entry, Journal
     from driftlm.live.replay import Cost
 
 Folder = tyro.conf.Positional[str]
@@ -96,29 +97,74 @@ def journal_of(home: str) -> "Iterator[Journal]":
         yield journal
 
 
-def read(home: Folder, files: Several, stdin: Literal["text", "jsonl"] = "text", json: bool = False) -> int:
+def read(
+    home: Folder,
+    files: Several,
+    stdin: Literal["text", "jsonl"] = "text",
+    follow: bool = False,
+    idle: float | None = None,
+    json: bool = False,
+) -> int:
     """Read documents into a home; one that is named has been learned and is kept, whatever happens next.
 
     Args:
         home: its folder.
         files: text files, folders, .jsonl, or - for standard input.
         stdin: what standard input holds.
+        follow: go on with what comes into the files and folders, from where an earlier --follow of this home stopped;
+            Ctrl-C ends it in order. A file of a folder that changes is a newer version of its documents.
+        idle: seconds without a document after which --follow ends.
         json: one JSON object a document on stdout.
     """
-    from driftlm.live.journal import facts_of
+    from driftlm.options import refuse_idle
     from driftlm.streams.documents import read_documents
 
+    refuse_idle(follow, idle)
+    if follow:
+        return followed_into(home, files, stdin, idle, json)
     documents = read_documents(files, stdin=stdin)  # checks them before the model is loaded
     with opened(home) as place:
         for document in documents:
-            entry = place.read(document)
-            if json:
-                show(facts_of(entry))
-                continue
-            static = entry.totals.static_bits_per_byte
-            beside = "" if static is None else f", {static:.4f} by the static model"
-            print(f"{entry.id}: {entry.totals.tokens:,} tokens, {entry.totals.bits_per_byte:.4f} bits per byte{beside}")
+            tell_read(place.read(document), json)
     return 0
+
+
+def followed_into(
+    home: str, files: Sequence[str], stdin: Literal["text", "jsonl"], idle: float | None, json: bool
+) -> int:
+    """Read what comes; how far is kept beside the journal, behind every document."""
+    from driftlm.streams.followed import Followed
+    from driftlm.streams.following import Following, ended_by_signals
+
+    with opened(home) as place:
+        followed = Followed(Path(home) / "followed.jsonl", texts=False)
+        following = Following(
+            files,
+            stdin=stdin,
+            idle=idle,
+            versions=True,
+            places=followed.places.values(),
+            say=partial(print, "driftlm:", file=sys.stderr),
+        )
+        with ended_by_signals(following):
+            for document in following:
+                tell_read(place.read(document), json)
+                followed.add(document, following.place)
+                followed.write()
+    return 0
+
+
+def tell_read(entry: "Entry", as_json: bool) -> None:
+    """A document that was read, on stdout at once."""
+    from driftlm.live.journal import facts_of
+
+    if as_json:
+        show(facts_of(entry))
+    else:
+        static = entry.totals.static_bits_per_byte
+        beside = "" if static is None else f", {static:.4f} by the static model"
+        print(f"{entry.id}: {entry.totals.tokens:,} tokens, {entry.totals.bits_per_byte:.4f} bits per byte{beside}")
+    sys.stdout.flush()
 
 
 def listing(home: Folder, json: bool = False) -> int:

@@ -117,9 +117,12 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         ),
         Machine("DIR", "bfloat16", "cpu", 1, "<s>", True, 8),
         Stream(
-            ("a.txt", "b.txt"), 20000, 4, "none", "RUN", "", "OTHER", "SAVED", "jsonl", 2000, 5.0, True, False, False
+            ("a.txt", "b.txt"), 20000, 4, "none", "RUN", "", "OTHER", "SAVED", "jsonl", False, None, 2000, 5.0,
+            True, False, False,
         ),
     )  # fmt: skip
+    (*_, stream) = parsed(capsys, monkeypatch, "feed/", "--follow", "--idle", "2.5")
+    assert stream == Stream(("feed/",), follow=True, idle=2.5)
 
 
 @pytest.mark.parametrize("flag", ["window", "learn", "rule", "cadence", "reset", "compare", "guard", "dtype"])
@@ -191,6 +194,10 @@ BAD = {
     "a.txt 14": ("--target-modules named 'q'", ["--learn", "lora", "--target-modules", "q"]),
     "a.txt 15": ("--window overlapping", ["--model", "gpt2", "--window", "cached"]),
     "a.txt 16": ("FILE does not exist", ["--rule", "rms", "--statistics", "FILE"]),
+    "a.txt 17": ("--idle was 3.0", ["--idle", "3"]),
+    "a.txt 18": ("--idle was -1.0", ["--idle", "-1", "--follow"]),
+    "a.txt 19": ("--batch was 2, but --follow", ["--batch", "2", "--follow"]),
+    "missing 20": ("missing: no such file or folder to follow", ["--follow"]),
     "- -": ("standard input can be read only once", []),
     "-": ("standard input", []),
 }

@@ -4,13 +4,14 @@ HOME/home.json        what the memory is made of; written last, when the home is
 HOME/journal.sqlite   every document, in order
 HOME/state/           the checkpoint: the state behind some row of the journal
 HOME/snapshots/       named states
+HOME/followed.jsonl   how far files and folders were followed
 
 The present state is always the checkpoint, or a snapshot, and an exact reading of the rows behind it: the same bits on
 the same machine with the same versions and threads.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from driftlm.bank.networks import BankNetworks
 from driftlm.composed import ComposedMemory
 from driftlm.durable import sync
 from driftlm.errors import DriftError
+from driftlm.evaluation.prequential import Step
 from driftlm.live.building import memory_for, networks_for
 from driftlm.live.identity import (
     about_model,
@@ -206,8 +208,12 @@ class Home:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, document: Document) -> Entry:
+    def read(self, document: Document, watch: Callable[[Step], None] = lambda step: None) -> Entry:
         """Score a document, learn from it, keep it; acknowledged when this returns.
+
+        Args:
+            document: to read.
+            watch: gets every window when it was scored, before it is learned from.
 
         Raises:
             DriftError: for one that cannot be read; the home is as before.
@@ -217,7 +223,7 @@ class Home:
         if known is not None and known.document == document:
             return known
         try:
-            totals = self.replay.learn(document, compare=True)
+            totals = self.replay.learn(document, True, watch)
             entry = self.journal.append(document, totals)
             self.history.append(entry.seq)
             self.replay.at = self.history

@@ -1,5 +1,6 @@
 """From one history to another: the nearest state that was kept, and an exact reading of the rows behind it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from driftlm.errors import DriftError
-from driftlm.evaluation.prequential import Totals, read_stream
+from driftlm.evaluation.prequential import Step, Totals, read_stream
 from driftlm.live.building import Living, begin
 from driftlm.live.identity import read_digest
 from driftlm.live.journal import Journal
@@ -74,14 +75,21 @@ class Replay:
         self.at: list[int] | None = None
         self.saved: list[int] | None = None
 
-    def learn(self, document: Document, compare: bool) -> Totals:
-        """Read a document with the memory; from its first window on, nobody knows what the memory has read."""
+    def learn(self, document: Document, compare: bool, watch: Callable[[Step], None] = lambda step: None) -> Totals:
+        """Read a document with the memory; from its first window on, nobody knows what the memory has read.
+
+        Args:
+            document: to read.
+            compare: with the static model, where there is one.
+            watch: gets every window when it was scored.
+        """
         began, totals = time.perf_counter(), Totals()
         baseline = self.baseline if compare else None
         if baseline is not None:
             baseline.reset()
         for step in read_stream(self.memory, [document], baseline=baseline):
             self.at, totals = None, step.totals
+            watch(step)
         counts = self.memory.counts
         return replace(
             totals,
@@ -132,17 +140,20 @@ class Replay:
         if base.name == "memory":
             return
         held, self.at = base.load(), None
+        begin(self.memory)
         if held is None:
-            begin(self.memory)
             return
         try:
             if any(not alike(value, held.state.tensors[name]) for name, value in self.priors.tensors.items()):
                 raise ValueError
+            if not of_one_form(self.memory.state().values, held.state.values):
+                raise TypeError
             self.memory.restore(held.state)
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except (DriftError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).split("; ")[0] if isinstance(error, DriftError) else type(error).__name__
             raise DriftError(
-                f"the state {base.name} does not fit the memory ({type(error).__name__}); put it back "
-                f"from a copy, or remove it, and the home reads again."
+                f"the state {base.name} does not fit the memory ({reason}); put it back from a copy, or remove it, and "
+                f"the home reads again."
             ) from error
 
     def bases(self) -> list[Base]:
@@ -160,6 +171,27 @@ class Replay:
         if self.saved is not None:
             found.append(Base("checkpoint", self.saved, lambda: read_checkpoint(self.checkpoint, self.priors)))
         return found
+
+
+def of_one_form(new: Any, held: Any) -> bool:
+    """Whether JSON values could be those of a memory: all that a new one has, each of its kind, and numbers finite.
+
+    Example:
+        >>> of_one_form({"read": 0, "rate": 0.1}, {"read": 3, "rate": 1.0, "d1": "red"})
+        True
+        >>> of_one_form({"read": 0}, {"read": "3"}), of_one_form({"read": 0}, {"read": float("inf")})
+        (False, False)
+    """
+    if isinstance(new, dict):
+        return isinstance(held, dict) and all(name in held and of_one_form(new[name], held[name]) for name in new)
+    if isinstance(new, list | tuple):
+        return isinstance(held, list | tuple) and all(map(of_one_form, new, held))
+    if isinstance(new, bool) or new is None:
+        return new is None or isinstance(held, bool)
+    if isinstance(new, int | float):
+        kinds = int | float if isinstance(new, float) else int
+        return isinstance(held, kinds) and not isinstance(held, bool) and math.isfinite(held)
+    return isinstance(held, type(new))
 
 
 def longest(bases: Sequence[Base], target: Sequence[int]) -> Base:

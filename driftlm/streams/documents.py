@@ -86,18 +86,20 @@ def _opened(source: str, stdin: str, piece: int | None) -> Iterator[Iterator[Doc
     elif source == STDIN:
         yield (_read_jsonl if stdin == "jsonl" else _read_text)(STDIN, piece)
     elif os.path.isdir(source):
-        paths = _below(source)
+        paths = files_below(source)
         if not paths:
-            raise DriftError(f"{_shown(source)}: the folder has no {', '.join(IN_FOLDERS)} file; name its files")
+            raise DriftError(f"{shown(source)}: the folder has no {', '.join(IN_FOLDERS)} file; name its files")
         for path in paths:
             yield _opened_file(path, piece)
     else:
         yield _opened_file(source, piece)
 
 
-def _below(folder: str) -> list[str]:
+def files_below(folder: str) -> list[str]:
+    """Paths of the text and JSONL files below a folder, in the order of the relative paths; runs are left out."""
+
     def refuse(error: OSError) -> None:
-        raise DriftError(f"{_shown(error.filename)}: {error.strerror}; make the folder readable") from error
+        raise DriftError(f"{shown(error.filename)}: {error.strerror}; make the folder readable") from error
 
     relative = []
     for parent, below, names in os.walk(folder, onerror=refuse):
@@ -111,7 +113,7 @@ def _below(folder: str) -> list[str]:
 
 
 def _opened_file(path: str, piece: int | None) -> Iterator[Document]:
-    name, is_jsonl = _shown(path), path.lower().endswith(JSONL)
+    name, is_jsonl = shown(path), path.lower().endswith(JSONL)
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
@@ -137,32 +139,33 @@ def _opened_file(path: str, piece: int | None) -> Iterator[Document]:
 
 
 def _read_text(path: str, piece: int | None) -> Iterator[Document]:
-    name = _shown(path)
+    name = shown(path)
     with _open(path) as stream:
         parts = _decoded(stream, piece or LARGEST_DOCUMENT, name)
-        yield from _documents("stdin" if path == STDIN else _printable(path), parts, None, name, piece)
+        yield from _documents("stdin" if path == STDIN else printable(path), parts, None, name, piece)
 
 
 def _read_jsonl(path: str, piece: int | None) -> Iterator[Document]:
-    name, file_id = _shown(path), "stdin" if path == STDIN else _printable(path)
+    name, file_id = shown(path), "stdin" if path == STDIN else printable(path)
     number = 0
     with _open(path) as stream:
         for number, record in read_records(stream, name, LONGEST_LINE, ", or save it as .txt and give --piece BYTES"):
-            yield from _from_record(record, f"{file_id}:{number}", f"{name}, line {number}", piece)
+            yield from from_record(record, f"{file_id}:{number}", f"{name}, line {number}", piece)
     if not number:
         raise DriftError(f"{name}: no document in it; give one JSON object with a text per line, or leave it out")
 
 
 def _read_rows(source: str, rows: Iterator[Mapping[str, Any]], piece: int | None) -> Iterator[Document]:
-    file_id = _printable(source.removeprefix(DATASET).partition("?")[0])
+    file_id = printable(source.removeprefix(DATASET).partition("?")[0])
     number = 0
     for number, row in enumerate(rows, 1):
-        yield from _from_record(row, f"{file_id}:{number}", f"{_shown(source)}, row {number}", piece)
+        yield from from_record(row, f"{file_id}:{number}", f"{shown(source)}, row {number}", piece)
     if not number:
-        raise DriftError(f"{_shown(source)}: the dataset has no row; check its split")
+        raise DriftError(f"{shown(source)}: the dataset has no row; check its split")
 
 
-def _from_record(record: Mapping[str, Any], default_id: str, where: str, piece: int | None) -> Iterator[Document]:
+def from_record(record: Mapping[str, Any], default_id: str, where: str, piece: int | None) -> Iterator[Document]:
+    """The document that an object holds, or its pieces; `where` it stands is said in refusals."""
     if "text" not in record:
         fields = json.dumps(list(record))[:80]
         raise DriftError(f"{where}: no field `text` among {fields}; put the document's text into one of that name")
@@ -217,7 +220,7 @@ def _decoded(stream: io.BufferedIOBase, size: int, name: str | None) -> Iterator
 def _open(path: str) -> AbstractContextManager[io.BufferedIOBase]:
     if path == STDIN:
         return nullcontext(cast(io.BufferedIOBase, sys.stdin.buffer))
-    with readable(_shown(path)):
+    with readable(shown(path)):
         if path.lower().endswith(".gz"):
             return gzip.open(path, "rb")
         if path.lower().endswith(".xz"):
@@ -232,11 +235,11 @@ def _too_large(where: str) -> DriftError:
     )
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """A path as text that can be written as UTF-8, also where the file system holds other bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name fit for one line of a message."""
     return "standard input" if name == STDIN else name if name.isprintable() else repr(name)

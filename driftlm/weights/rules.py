@@ -7,7 +7,7 @@ resumable. A rule is added by writing a class with these verbs and naming it in 
 Notation: θ parameters, θ₀ prior, g gradient of the window's loss (nats per token), η learning rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -72,6 +72,18 @@ def moved(parameters: Sequence[Parameter], values: Tensors) -> list[Tensor]:
     return before
 
 
+STEP = torch.tensor(0.0)  # like the number of a parameter's steps, as torch keeps it
+
+
+def refuse_other_statistics(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse what would fail, or be left out, at the next step."""
+    kinds = [{name: (one.shape, one.dtype) for name, one in some.items()} for some in (state, expected)]
+    if kinds[0] != kinds[1]:
+        raise DriftError(
+            "the state holds other statistics than the update rule keeps; give the --rule it was learned with."
+        )
+
+
 class SGD:
     """θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay.
 
@@ -102,11 +114,14 @@ class SGD:
         return {f"velocity/{i}": velocity for i, velocity in enumerate(self.velocities)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        refuse_other_statistics(state, {f"velocity/{i}": p for i, p in enumerate(self.parameters)} if state else {})
         self.velocities = [state[f"velocity/{i}"].clone() for i in range(len(state))]
 
 
 class Adam:
     """torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015, alg. 1)."""
+
+    KEYS = ("step", "exp_avg", "exp_avg_sq")  # that torch keeps of a parameter once it has stepped
 
     def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None:
         self.parameters = parameters
@@ -128,6 +143,9 @@ class Adam:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        stepped = [(i, p) for i, p in enumerate(self.parameters) if any(f"{key}/{i}" in state for key in self.KEYS)]
+        expected = {f"{key}/{i}": STEP if key == "step" else p for i, p in stepped for key in self.KEYS}
+        refuse_other_statistics(state, expected)
         self.optimizer.state.clear()
         for name, value in state.items():
             key, i = name.split("/")

@@ -116,7 +116,26 @@ def other_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Change
     return rewritten
 
 
+def other_value(value: Any, *place: str) -> Change:
+    """Another value in the checkpoint, under a right hash."""
+
+    def changed(home: Path) -> None:
+        values = held = json.loads(POINT(home).read_text())["values"]
+        for name in place[:-1]:
+            held = held[name]
+        held[place[-1]] = value
+        told(POINT, values=values)(home)
+
+    return changed
+
+
+def of_adam(key: str, change: Callable[[dict[str, torch.Tensor], str], object]) -> Change:
+    """Change what the update rule keeps of every parameter under a name."""
+    return other_tensors(lambda held: [change(held, name) for name in list(held) if name.startswith(f"rule/{key}/")])
+
+
 NORM = "parameters/model.norm.weight"
+MOMENT = "rule/exp_avg/0"
 OTHER = {"windows": {"window": "cached", "context": 32, "stride": 64}, "learning": {}, "sources": []}
 CHANGES: dict[str, Change] = {
     **{f"{name} cut to {part}": truncated(place, part) for name, place in PLACES.items() for part in (0, 0.5)},
@@ -153,6 +172,22 @@ CHANGES: dict[str, Change] = {
     "tensors of another shape": other_tensors(lambda held: held.update({NORM: torch.zeros(7)})),
     "tensors of another type": other_tensors(lambda held: held.update({NORM: held[NORM].double()})),
     "tensors without a parameter": other_tensors(lambda held: held.pop(NORM)),
+    "tensors without a first moment": of_adam("exp_avg", dict.pop),
+    "tensors without a second moment": of_adam("exp_avg_sq", dict.pop),
+    "tensors without a number of steps": of_adam("step", dict.pop),
+    "tensors without one of the moments": other_tensors(lambda held: held.pop("rule/exp_avg/0")),
+    "tensors with a moment of another shape": other_tensors(lambda held: held.update({MOMENT: torch.zeros(7)})),
+    "tensors with a moment of another type": other_tensors(lambda held: held.update({MOMENT: held[MOMENT].half()})),
+    "tensors with a moment of nothing": other_tensors(lambda held: held.update({"rule/exp_avg/999": torch.zeros(7)})),
+    "tensors with a statistic of another rule": other_tensors(
+        lambda held: held.update({"rule/velocity/0": torch.zeros(7)})
+    ),
+    "values with a word for a number": other_value("x", "windows_read"),
+    "values with nothing for a number": other_value(None, "counts", "updates"),
+    "values with a list for a rate": other_value([0.1], "learning_rate"),
+    "values with an infinite rate": other_value(float("inf"), "learning_rate"),
+    "values with a truth for a number": other_value(True, "waiting"),
+    "values with a list for counts": other_value([], "counts"),
     "manifest that leads out": told(MANIFEST, tensors={NORM: "../../home"}),
     "manifest with a hash that is none": told(MANIFEST, tensors={NORM: 7}),
     "manifest with a list": told(MANIFEST, tensors=[NORM]),
