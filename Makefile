@@ -11,7 +11,7 @@ EXTRAS := report,serve,dev
 PIP_QUIET ?= --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test test-all bench demo results constraints clean
+.PHONY: help install lint format test test-all bench demo docs results constraints clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,10 @@ bench: $(INSTALLED) ## Timings and ratios
 demo: $(INSTALLED) ## A first result: the bundled model reads, learns, and reports
 	$(BIN)/driftlm demo
 
+docs: $(INSTALLED) ## The documentation site, in build/site
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -c constraints.txt -e ".[$(EXTRAS),docs]"
+	$(BIN)/python -m recipes.documentation
+
 results: $(INSTALLED) ## Make the shipped results again (hours)
 	$(BIN)/python -m recipes.results
 
@@ -57,7 +61,7 @@ constraints: ## Resolve the newest versions anew, torch excepted, and write cons
 	rm -rf build/constraints
 	"$(PYTHON)" -m venv build/constraints
 	grep '^torch==' constraints.txt > build/torch.txt
-	build/constraints/bin/python -m pip install $(PIP_QUIET) -c build/torch.txt -e ".[report,data,serve,dev]"
+	build/constraints/bin/python -m pip install $(PIP_QUIET) -c build/torch.txt -e ".[report,data,serve,docs,dev]"
 	grep '^#' constraints.txt > build/constraints.txt
 	build/constraints/bin/python -m pip freeze --all --exclude-editable \
 		| grep -vE '^(pip|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+|colorama)==' | sed -E 's/\+[a-z0-9.]+$$//' >> build/constraints.txt

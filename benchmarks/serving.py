@@ -1,26 +1,32 @@
-"""What a server costs: an answer through it against the same in process, latencies by clients, and kill -9 under load.
+"""What a server costs and what it stands: answers beside the same in process, latencies by clients, kill -9 under load.
 
-    python -m benchmarks.serving [--threads 1] [--rounds 30] [--documents 64] [--clients 1 10 100] [--kills 200]
+    python -m benchmarks.serving [--threads 1] [--rounds 30] [--documents 64] [--clients 1 10 100] [--seconds 20]
+                                 [--long 60] [--kills 200] [--out benchmarks/results/serving.json]
 
-A server of the bundled model in a process of its own, frozen behind a bank and BM25, and a home with the same documents
-in this one. Answers are greedy and equal; every round asks both, so that a ratio compares neighbours in time. Clients
-ask one question after the other; a full queue makes them wait, as its answer says, and that counts. Acknowledged
-documents are looked for in the journal after every kill.
+All with the bundled model, on loopback, bounded in count and time.
+
+- *beside*: a server in a process of its own, frozen behind a bank and BM25, and a home with the same documents in this
+  one. Answers are greedy and equal; every round asks both, so that a ratio compares neighbours in time.
+- *clients*: of four tenants, each of which has read facts of its own that hold its mark; a client asks, and reads every
+  fourth time. A full queue makes it wait, as its answer says, and that counts. An answer that rests on another tenant's
+  document or holds another's mark is *mixed*. The largest number of clients stays for `--long` seconds, the others for
+  `--seconds`; memory is what the server's process has resident, from a third of that time on.
+- *kills*: what is there after kill -9 at random moments (`benchmarks/killing.py`).
+
+What the requests may look like is tested by `tests/serving/test_schema.py`; for longer than there, against a server:
+`st run http://127.0.0.1:8000/openapi.json --exclude-checks positive_data_acceptance --phases coverage,fuzzing -n 50`.
 """
 
 import argparse
-import http.client
 import json
 import os
-import random
-import re
+import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,49 +34,18 @@ from typing import Any
 
 import torch
 
-from driftlm import Learning, Windows, load
+from benchmarks.killing import killed
+from benchmarks.served import Client, started
+from driftlm import Learning, Windows, __version__, load
 from driftlm.live.home import Home
-from driftlm.live.journal import Journal
 from driftlm.live.settings import HomeSettings
 from driftlm.streams.facts import facts
+from driftlm.studies.running import machine
 
 GOAL = 1.2  # x in process
 GRID = Windows("overlapping", 128, 64)
-
-
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, folder: Path, threads: int, *sources: str) -> None:
-        command = [sys.executable, "-m", "driftlm", "serve", "--home-folder", str(folder), "--port", "0"]
-        command += ["--learn", "none", "--window", GRID.window, "--compare", "none", "--threads", str(threads)]
-        command += ["--context", str(GRID.context), "--stride", str(GRID.stride), "--sources", *sources]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        found = re.search(r"http://([\d.]+):(\d+)", self.process.stderr.readline())
-        assert found is not None
-        self.host, self.port = found[1], int(found[2])
-
-    def client(self) -> http.client.HTTPConnection:
-        """A connection that stays."""
-        return http.client.HTTPConnection(self.host, self.port, timeout=600)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait()
-
-
-def post(client: http.client.HTTPConnection, path: str, body: Any, seen: Counter[int]) -> Any:
-    """An answer; sent again while the queue is full."""
-    while True:
-        client.request("POST", path, json.dumps(body), {"content-type": "application/json"})
-        reply = client.getresponse()
-        found = json.loads(reply.read())
-        seen[reply.status] += 1
-        if reply.status != 429:
-            return found
-        time.sleep(int(reply.headers["retry-after"]))
+TENANTS = ("ada", "bo", "cy", "dora")
+READ_EVERY = 4  # requests
 
 
 def chat(question: str) -> dict[str, Any]:
@@ -83,103 +58,186 @@ def chat(question: str) -> dict[str, Any]:
     }
 
 
-def beside(server: Server, home: Home, questions: list[str]) -> None:
-    """The same answers through the server and in process."""
+# ---- beside the same in process -----------------------------------------------------------------------------------
+
+
+def beside(place: Path, threads: int, documents: int, rounds: int) -> dict[str, Any]:
+    """The same answers through the server and in process, milliseconds."""
+    settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
+    stream, seen = facts(documents, seed=2), Counter[int]()
     seconds: dict[str, list[float]] = {"in process": [], "through the server": []}
-    client, seen = server.client(), Counter[int]()
-    for number, question in enumerate(["warm up?", *questions]):
-        began = time.perf_counter()
-        text = home.answer(question).text
-        between = time.perf_counter()
-        said = post(client, "/v1/chat/completions", chat(question), seen)["choices"][0]["message"]["content"]
-        assert said == text, (said, text)
-        if number:
-            seconds["in process"].append(between - began)
-            seconds["through the server"].append(time.perf_counter() - between)
-    ratio = median(b / a for a, b in zip(*seconds.values(), strict=True))
-    for name, found in seconds.items():
-        print(f"{name:20} {1000 * median(found):8.1f} ms")
-    print(f"{'ratio':20} {ratio:8.2f}     goal {GOAL}")
-
-
-def latencies(server: Server, questions: list[str], clients: int, each: int) -> None:
-    """Percentiles of the time to an answer, with several clients at a time."""
-    found, seen = list[float](), Counter[int]()
-
-    def ask(number: int) -> None:
-        client = server.client()
-        for round_number in range(each):
+    process, address = started(place / "beside", settings, threads)
+    with Home.create(place / "home", load(), settings) as home:
+        client = Client(address)
+        for document in stream.documents:
+            home.read(document)
+            row = {"id": document.id, "text": document.text, "time": document.time}
+            client.post("/v1/read", {"documents": [row]}, seen)
+        for number, question in enumerate(["warm up?", *[one.text for one in stream.questions][:rounds]]):
             began = time.perf_counter()
-            post(client, "/v1/chat/completions", chat(questions[(number + round_number) % len(questions)]), seen)
-            found.append(time.perf_counter() - began)
+            text = home.answer(question).text
+            between = time.perf_counter()
+            said = client.post("/v1/chat/completions", chat(question), seen)["choices"][0]["message"]["content"]
+            assert said == text, (said, text)
+            if number:
+                seconds["in process"].append(between - began)
+                seconds["through the server"].append(time.perf_counter() - between)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait()
+    ratio = median(b / a for a, b in zip(*seconds.values(), strict=True))
+    shown = {name: round(1000 * median(found), 2) for name, found in seconds.items()}
+    return {"questions": rounds, "median_ms": shown, "ratio": round(ratio, 3), "goal": GOAL, "exit_on_sigterm": code}
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+
+# ---- many clients -------------------------------------------------------------------------------------------------
+
+
+def mark_of(tenant: str) -> str:
+    """What every document of a tenant holds, and no other's."""
+    return f"mark-{sum(map(ord, tenant)) * 7919}"
+
+
+def clients(place: Path, threads: int, documents: int, counts: list[int], seconds: int, long: int) -> list[Any]:
+    """Latencies with several clients at a time, and what went wrong."""
+    settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
+    tokens = {tenant: f"{tenant}-0123456789abcdef" for tenant in TENANTS}
+    (place / "tokens").write_text("".join(f"{tenant} {token}\n" for tenant, token in tokens.items()))
+    process, address = started(place / "clients", settings, threads, "--tokens", str(place / "tokens"))
+    questions = {}
+    for number, (tenant, token) in enumerate(tokens.items()):
+        stream, client = facts(documents, seed=number), Client(address, token)
+        questions[tenant] = [one.text for one in stream.questions]
+        rows = [
+            {"id": f"{tenant} {one.id}", "text": f"{mark_of(tenant)}: {one.text}", "time": one.time}
+            for one in stream.documents
+        ]
+        client.post("/v1/read", {"documents": rows}, Counter())
+    rows = [
+        latencies(address, process.pid, tokens, questions, count, long if count == max(counts) else seconds)
+        for count in sorted(counts)
+    ]
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    return rows
+
+
+def latencies(
+    address: Any, pid: int, tokens: dict[str, str], questions: dict[str, list[str]], count: int, seconds: int
+) -> dict[str, Any]:
+    """Of so many clients for some seconds; none begins a request behind those."""
+    taken: dict[str, list[float]] = {"ask": [], "read": []}
+    seen, mixed, memory = Counter[int](), list[str](), list[int]()
     began = time.perf_counter()
+
+    def load(number: int) -> None:
+        tenant = TENANTS[number % len(TENANTS)]
+        client, others = Client(address, tokens[tenant]), [one for one in TENANTS if one != tenant]
+        turn = number
+        while time.perf_counter() < began + seconds:
+            begins, turn = time.perf_counter(), turn + 1
+            if turn % READ_EVERY:
+                reply = client.post(
+                    "/v1/chat/completions", chat(questions[tenant][turn % len(questions[tenant])]), seen
+                )
+                whole = json.dumps(reply)
+                foreign = any(not one["id"].startswith(f"{tenant} ") for one in reply.get("documents", ()))
+                if foreign or any(mark_of(other) in whole for other in others):
+                    mixed.append(whole)
+            else:
+                row = {"id": f"{tenant} of client {number}", "text": f"{mark_of(tenant)}: it rained {turn} days."}
+                client.post("/v1/read", {"documents": [row]}, seen)
+            taken["ask" if turn % READ_EVERY else "read"].append(time.perf_counter() - begins)
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    rate, found = len(found) / (time.perf_counter() - began), sorted(found)
-    places = {share: min(len(found) - 1, len(found) * share // 100) for share in (50, 95, 99)}
-    shown = "  ".join(f"p{share} {1000 * found[place]:8.0f} ms" for share, place in places.items())
-    print(f"{clients:4} clients  {shown}  {rate:6.1f} answers/s  statuses {dict(seen)}")
+    while any(thread.is_alive() for thread in threads):
+        memory.append(resident(pid))
+        time.sleep(0.5)
+    whole = time.perf_counter() - began
+    warm = memory[len(memory) // 3 :]
+    answers = sum(map(len, taken.values()))
+    return {
+        "clients": count,
+        "seconds": round(whole, 1),
+        "answers": answers,
+        "answers_per_second": round(answers / whole, 2),
+        "ms": {kind: percentiles(found) for kind, found in taken.items()},
+        "statuses": {str(status): number for status, number in sorted(seen.items())},
+        "errors_other_than_429": sum(number for status, number in seen.items() if status not in (200, 429)),
+        "mixed_between_tenants": len(mixed),
+        "resident_mib": {
+            "begin": mib(memory[0]), "warm": mib(warm[0]), "most_when_warm": mib(max(warm)), "end": mib(memory[-1])
+        },
+    }  # fmt: skip
 
 
-def killed(folder: Path, threads: int, kills: int) -> None:
-    """Documents that were acknowledged and are not there, after kill -9 at random moments."""
-    chance, acknowledged, lost = random.Random(0), set[str](), 0
-    for kill in range(kills):
-        server, before = Server(folder, threads, "bm25"), len(acknowledged)
+def percentiles(found: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    found = sorted(found)
+    return {
+        f"p{share}": round(1000 * found[min(len(found) - 1, len(found) * share // 100)], 1)
+        for share in (50, 95, 99)
+        if found
+    }
 
-        def load(number: int, server: Server = server, kill: int = kill) -> None:
-            with suppress(OSError, http.client.HTTPException, ValueError):
-                client = server.client()
-                for count in range(100_000):
-                    row = {"id": f"{kill} {number} {count}", "text": "It rained, and the sea was red."}
-                    post(client, "/v1/read", {"documents": [row]}, Counter())
-                    acknowledged.add(row["id"])
 
-        threads_of = [threading.Thread(target=load, args=(number,)) for number in range(4)]
-        for thread in threads_of:
-            thread.start()
-        while len(acknowledged) == before:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.3))
-        server.stop(signal.SIGKILL)
-        for thread in threads_of:
-            thread.join()
-        journal = Journal.open(folder / "default" / "journal.sqlite")
-        lost += len(acknowledged - {entry.id for entry in journal.entries(journal.history())})
-        journal.close()
-    print(f"{kills} kills: {len(acknowledged)} documents acknowledged, {lost} lost")
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) * 1024
+
+
+def mib(size: int) -> float:
+    """In MiB."""
+    return round(size / 2**20, 1)
 
 
 def main() -> None:
     """All of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=30, help="questions that are asked beside")
+    parser.add_argument("--documents", type=int, default=64, help="that are read before questions are asked")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--long", type=int, default=60, help="seconds of the largest number of clients")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--note", default="", help="what else is to be known of the machine, for the file")
+    parser.add_argument("--out", type=Path, help="file to keep the results in")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stream = facts(arguments.documents, seed=2)
-    questions = [one.text for one in stream.questions][: arguments.rounds]
-    settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
-    with TemporaryDirectory() as place, Home.create(Path(place, "home"), load(), settings) as home:
-        server = Server(Path(place, "homes"), arguments.threads, "bank", "bm25")
-        client = server.client()
-        for document in stream.documents:
-            home.read(document)
-            row = {"id": document.id, "text": document.text, "time": document.time}
-            post(client, "/v1/read", {"documents": [row]}, Counter())
-        beside(server, home, questions)
-        for clients in arguments.clients:
-            latencies(server, questions, clients, max(1, arguments.rounds // clients))
-        print(f"SIGTERM: exit code {server.stop()}")
-        killed(Path(place, "killed"), arguments.threads, arguments.kills)
+    results: dict[str, Any] = {
+        "command": "python -m benchmarks.serving " + " ".join(shown_arguments(sys.argv[1:])),
+        "note": arguments.note,
+        "model": "bundled",
+        "threads": arguments.threads,
+        "machine": machine(),
+        "versions": {"driftlm": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "fastapi", "uvicorn")},
+    }
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        steps = {
+            "beside": lambda: beside(place, arguments.threads, arguments.documents, arguments.rounds),
+            "clients": lambda: clients(
+                place, arguments.threads, arguments.documents, arguments.clients, arguments.seconds, arguments.long
+            ),
+            "kills": lambda: killed(place, arguments.threads, arguments.kills),
+        }
+        for name, step in steps.items():
+            results[name] = step()
+            print(json.dumps({name: results[name]}, indent=1), flush=True)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="ascii")
+
+
+def shown_arguments(given: list[str]) -> list[str]:
+    """Those that say what is measured."""
+    skipped = {place + part for place, one in enumerate(given) if one in ("--note", "--out") for part in (0, 1)}
+    return [one for place, one in enumerate(given) if place not in skipped]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from driftlm.serving.metrics import Metrics
 from driftlm.serving.prompts import PLAIN
 from driftlm.serving.served import Gone, Missing, PartlyRead, Served
 
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 LOG = logging.getLogger("driftlm.serving")
 
 
@@ -31,17 +32,29 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
         from fastapi.exceptions import RequestValidationError
         from fastapi.responses import JSONResponse, PlainTextResponse, Response
         from starlette.exceptions import HTTPException
+        from starlette.routing import Match
     except ImportError as error:
         raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
     from driftlm.serving.completion_routes import completion_routes
     from driftlm.serving.memory_routes import memory_routes
+    from driftlm.serving.page_routes import page_routes
+    from driftlm.serving.wire import Refusal
 
     served = Served(engine, limits, Metrics())
-    app = FastAPI(title="driftlm", version=__version__, docs_url=None, redoc_url=None)
+    refusals: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": Refusal, "description": "Refused, with a sentence that says what to do."},
+        "5XX": {"model": Refusal, "description": "Failed, or about to stop."},
+    }
+    app = FastAPI(title="driftlm", version=__version__, docs_url=None, redoc_url=None, responses=refusals)
 
     def said(status: int, message: str, kind: str, **more: Any) -> JSONResponse:
         headers = more.pop("headers", None)
         return JSONResponse(failure(message, kind, **more), status, headers)
+
+    def methods(path: str) -> list[str]:
+        scopes = ({"type": "http", "method": method, "path": path, "headers": []} for method in METHODS)
+        there = (one["method"] for one in scopes if any(route.matches(one)[0] is Match.FULL for route in app.routes))
+        return [str(method) for method in there]
 
     @app.exception_handler(DriftError)
     async def refused(request: Request, error: DriftError) -> Response:
@@ -68,7 +81,10 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     async def unknown(request: Request, error: HTTPException) -> Response:
         known = error.status_code in (404, 405)
         hint = "; GET /openapi.json lists what there is." if known else "; send one JSON object."
-        return said(error.status_code, f"{error.detail}{hint}", "invalid_request_error", headers=error.headers)
+        headers = error.headers
+        if error.status_code == 405:  # of all routes that lead there, not of the first alone (RFC 9110, section 10.2.1)
+            headers = {"allow": ", ".join(methods(request.scope["path"]))}
+        return said(error.status_code, f"{error.detail}{hint}", "invalid_request_error", headers=headers)
 
     @app.exception_handler(Gone)
     async def left(request: Request, error: Gone) -> Response:
@@ -78,12 +94,14 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     async def failed(request: Request, error: Exception) -> Response:
         return said(500, "the server failed; its log says how.", "server_error")
 
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "It is about to stop."}})
     async def health() -> Response:
         alive = engine.thread.is_alive() and not engine.stopping
         return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
 
-    @app.get("/metrics")
+    text = {"content": {"text/plain": {}}, "description": "In Prometheus's text format."}
+
+    @app.get("/metrics", response_class=Response, responses={200: text})
     async def metrics() -> Response:
         gauges = {
             "driftlm_jobs_waiting": engine.waiting(),
@@ -114,4 +132,5 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
 
     app.include_router(completion_routes(served))
     app.include_router(memory_routes(served))
+    app.include_router(page_routes())
     return Gate(app, limits, tokens, served.metrics)

@@ -5,7 +5,7 @@ Letters: V vocabulary.
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from driftlm.serving.prompts import Prompt
 from driftlm.weights.mixture import MixtureMemory
 
 LEAST = -9999.0  # what JSON has for the logarithm of zero
+ECHOED = 256  # positions whose logits are made together
 TAIL = 4  # tokens of the prompt that are decoded along, as the first token's space depends on them
 
 
@@ -37,6 +38,7 @@ class Sampling:
         stop: strings before which the text ends.
         alternatives: likeliest tokens to name at every place; None for no log-probabilities at all.
         strip: leave white space at both ends out.
+        echo: begin with the prompt as it was given, its tokens among the others.
     """
 
     tokens: int | None = None
@@ -46,14 +48,18 @@ class Sampling:
     stop: tuple[str, ...] = ()
     alternatives: int | None = None
     strip: bool = False
+    echo: bool = False
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was chosen: its text, its log-probability in nats, the likeliest ones, and where it begins."""
+    """A token that was chosen: its text, its log-probability in nats, the likeliest ones, and where it begins.
+
+    BOS at the head of an echo has no log-probability.
+    """
 
     text: str
-    logprob: float
+    logprob: float | None
     likeliest: tuple[tuple[str, float], ...]
     offset: int
 
@@ -89,7 +95,9 @@ def complete(
 ) -> Completion:
     """Continue a prompt by the weights as they are, behind what the sources supply for it; with a key-value cache.
 
-    Log-probabilities are those of the model, before temperature and top_p.
+    Log-probabilities are those of the model, before temperature and top_p. An echo has one for every token of the
+    prompt, the first behind BOS, which has none itself where it was given. Behind an echo the end token is among the
+    tokens: who scores by an echo leaves the last one out.
 
     Args:
         memory: of a home, between two documents.
@@ -118,17 +126,26 @@ def complete(
     supply = supplied(memory, prompt.question)
     ids = prompt.ids(supply.texts[0])
     ends, tokenizer = end_tokens(language_model), language_model.tokenizer
-    text = Text(tokenizer, ids[-TAIL:], sampling)
+    echoed = prompt.given if sampling.echo else 0
+    before = len(ids) - echoed
+    text = Text(tokenizer, ids[:before][-TAIL:], replace(sampling, stop=()) if sampling.echo else sampling)
     generator = torch.Generator().manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
     reason: Literal["stop", "length"] = "length"
     count, fed = 0, ids
     with modulating(language_model, supply.modulated) as cache:
         room = room_for(language_model, cache.get_seq_length(), len(ids), sampling.tokens, most)
+        if sampling.echo:
+            if prompt.bos and sampling.alternatives is not None:
+                text.waiting.append(Token(tokenizer.decode(ids[:1]), None, (), 0))
+            say(echo(language_model, ids, before, text, cache))
+            fed, text.sampling = ids[-1:], sampling
         while count < room and not gone():
             logits = next_logits(language_model, fed, cache)
             chosen = choose(logits, sampling, generator)
             if chosen in ends:
                 reason = "stop"
+                if sampling.echo:
+                    text.keep(chosen, logits)
                 break
             count, fed = count + 1, [chosen]
             piece, stopped = text.add(chosen, logits)
@@ -145,6 +162,22 @@ def complete(
     )
 
 
+def echo(language_model: LanguageModel, ids: Sequence[int], before: int, text: "Text", cache: Any) -> Piece:
+    """The tokens of a prompt behind the first so many, each with its probability; the cache takes all but the last.
+
+    Logits are made for some hundred positions at a time, as a large vocabulary has many.
+    """
+    pieces = list[Piece]()
+    if before > 1:
+        next_logits(language_model, ids[: before - 1], cache)
+    for start in range(before, len(ids), ECHOED):
+        targets = ids[start : start + ECHOED]
+        for token, logits in zip(targets, all_logits(language_model, ids[start - 1 : start - 1 + len(targets)], cache)):
+            refuse_no_numbers(logits)
+            pieces.append(text.add(token, logits)[0])
+    return Piece("".join(piece.text for piece in pieces), tuple(token for piece in pieces for token in piece.tokens))
+
+
 def supplied(memory: Living, question: str) -> Supply:
     """What the sources supply for a question."""
     return memory.supplied([question]) if isinstance(memory, ComposedMemory) else Supply.of([], 1)
@@ -158,12 +191,13 @@ def room_for(language_model: LanguageModel, before: int, prompt: int, asked: int
     """
     positions = language_model.positions
     left = most if positions is None else positions - before - prompt
-    if left < (asked or 1):
+    least = 1 if asked is None else asked
+    if left < least:
         raise DriftError(
-            f"the prompt has {prompt} tokens with what the memory puts before it, and {asked or 1} more were asked "
+            f"the prompt has {prompt} tokens with what the memory puts before it, and {least} more were asked "
             f"for, but the model has {positions} positions, {before} of them taken; shorten one of them."
         )
-    return asked or min(left, most)
+    return min(left, most) if asked is None else asked
 
 
 def end_tokens(language_model: LanguageModel) -> set[int]:
@@ -174,14 +208,19 @@ def end_tokens(language_model: LanguageModel) -> set[int]:
 
 def next_logits(language_model: LanguageModel, ids: Sequence[int], cache: Any) -> Tensor:
     """(V,) float32 of the token behind some that the cache does not hold yet."""
+    return all_logits(language_model, ids, cache, 1)[-1]
+
+
+def all_logits(language_model: LanguageModel, ids: Sequence[int], cache: Any, last: int = 0) -> Tensor:
+    """(L, V) float32 behind each of L tokens that the cache does not hold yet, or behind the last of them."""
     device, before = language_model.device, cache.get_seq_length()
     logits: Tensor = language_model.model(
-        input_ids=torch.tensor([ids], device=device),
+        input_ids=torch.tensor([list(ids)], device=device),
         position_ids=torch.arange(before, before + len(ids), device=device)[None],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
-    ).logits[0, -1]
+        logits_to_keep=last,
+    ).logits[0]
     return logits.float().cpu()
 
 
@@ -194,8 +233,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
         >>> choose(torch.tensor([0.0, 2.0, 1.0]), Sampling(top_p=0.5), torch.Generator())
         1
     """
-    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
-        raise DriftError("what was learned gives no numbers any more; restore an earlier snapshot of the home.")
+    refuse_no_numbers(logits)
     if sampling.temperature == 0:
         return int(logits.argmax())
     scaled = (logits.double() - logits.max()) / sampling.temperature
@@ -204,6 +242,12 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
         ordered, order = probabilities.sort(descending=True, stable=True)
         probabilities[order[ordered.cumsum(-1) - ordered >= sampling.top_p]] = 0
     return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def refuse_no_numbers(logits: Tensor) -> None:
+    """Refuse logits that say nothing."""
+    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
+        raise DriftError("what was learned gives no numbers any more; restore an earlier snapshot of the home.")
 
 
 class Text:
@@ -221,14 +265,18 @@ class Text:
 
     def add(self, token: int, logits: Tensor) -> tuple[Piece, bool]:
         """What stands now that did not before, and whether a stop string ended the text."""
-        if self.sampling.alternatives is not None:
-            self.waiting.append(self.described(token, logits, self.sampling.alternatives))
+        self.keep(token, logits)
         self.ids.append(token)
         before, now = self.decode(self.start, self.end), self.decode(self.start, len(self.ids))
         if len(now) > len(before) and not now.endswith("�"):  # else a character may not be whole
             self.decoded += now[len(before) :]
             self.start, self.end = self.end, len(self.ids)
         return self.advance(whole=False), self.stopped
+
+    def keep(self, token: int, logits: Tensor) -> None:
+        """A token is to be reported, where that was asked for."""
+        if self.sampling.alternatives is not None:
+            self.waiting.append(self.described(token, logits, self.sampling.alternatives))
 
     def rest(self) -> Piece:
         """What was held back, when no token comes any more."""

@@ -4,14 +4,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driftlm.errors import DriftError
+from driftlm.models.loading import LanguageModel
+from driftlm.models.prompting import tokens
 from driftlm.serving.completing import Sampling
-from driftlm.serving.prompts import Prompt, Role, chatted, continued
+from driftlm.serving.prompts import Prompt, Role, chatted, continued, tokenized
 from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
 from driftlm.serving.served import Missing, Served
 from driftlm.serving.speaking import Spoken
 
 if TYPE_CHECKING:
-    from driftlm.serving.wire import Generation
+    from driftlm.serving.wire import CompletionRequest, Generation
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}, "description": "Whole, or a stream of pieces."}
+}
 
 
 def sampling_of(served: Served, asked: "Generation", tokens: int | None, alternatives: int | None) -> Sampling:
@@ -27,6 +33,14 @@ def sampling_of(served: Served, asked: "Generation", tokens: int | None, alterna
     temperature = 1.0 if asked.temperature is None else asked.temperature
     top_p = 1.0 if asked.top_p is None else asked.top_p
     return Sampling(tokens, temperature, top_p, asked.seed, asked.stops, alternatives)
+
+
+def prompt_of(language_model: LanguageModel, asked: "CompletionRequest") -> Prompt:
+    """What a completion continues; one that is echoed has tokens of its own."""
+    if isinstance(asked.one, str) and not asked.echo:
+        return continued(language_model, asked.one)
+    ids = tokens(language_model, asked.one) if isinstance(asked.one, str) else asked.one
+    return tokenized(language_model, ids)
 
 
 def completion_routes(served: Served) -> Any:
@@ -50,12 +64,12 @@ def completion_routes(served: Served) -> Any:
             reply.events(spoken, first, usage), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
 
-    @router.post("/completions")
+    @router.post("/completions", responses=STREAMED)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
-        sampling = sampling_of(served, asked, asked.max_tokens, asked.logprobs)
-        return await respond(request, asked, COMPLETION, continued(served.language_model, asked.text), sampling)
+        sampling = replace(sampling_of(served, asked, asked.max_tokens, asked.logprobs), echo=bool(asked.echo))
+        return await respond(request, asked, COMPLETION, prompt_of(served.language_model, asked), sampling)
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", responses=STREAMED)
     async def chat(request: Request, asked: ChatRequest) -> Response:
         alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
         tokens = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens

@@ -17,7 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 TENANT = "default"  # where there are no tokens
-OPEN = {"/health"}  # needs no token
+OPEN = {"/health", "/", "/page.js", "/page.css", "/vega.js"}  # need no token: nothing in them is of a tenant
 
 
 @dataclass(frozen=True)

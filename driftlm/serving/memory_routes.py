@@ -1,13 +1,15 @@
-"""What a tenant's home has read: `/v1/read`, `/v1/memory` and `/v1/snapshots`."""
+"""What a tenant's home reads and has read: `/v1/read`, `/v1/reading`, `/v1/memory` and `/v1/snapshots`."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from driftlm.errors import DriftError
 from driftlm.live import forgetting
 from driftlm.live.home import Home
-from driftlm.live.journal import facts_of
+from driftlm.live.journal import Entry, facts_of
 from driftlm.live.snapshots import described
 from driftlm.serving.served import Missing, PartlyRead, Served
 from driftlm.streams.documents import Document
@@ -16,21 +18,25 @@ from driftlm.streams.moments import moment_of
 MOST_LISTED = 1000
 
 
-def read(home: Home, documents: list[Document]) -> list[dict[str, Any]]:
+def read(
+    home: Home, documents: list[Document], reader: Callable[[Home, Document], Entry] = Home.read
+) -> list[dict[str, Any]]:
     """Documents are scored, learned and stored; each is on disk before the next one begins."""
     entries: list[dict[str, Any]] = []
     about = {"learned": home.settings.learning.learn != "none", "stored": list(home.settings.sources)}
     for document in documents:
         try:
-            entries.append(facts_of(home.read(document)) | about)
+            entries.append(facts_of(reader(home, document)) | about)
         except DriftError as error:
             raise PartlyRead(f"the document {document.id!r}: {error}", [one["id"] for one in entries]) from error
     return entries
 
 
-def listed(home: Home, after: int, limit: int) -> dict[str, Any]:
-    """What is behind the present state, in order, without texts."""
+def listed(home: Home, after: int, limit: int, order: Literal["asc", "desc"]) -> dict[str, Any]:
+    """What is behind the present state, in its order or the newest first, without texts."""
     left = [seq for seq in home.history if seq > after]
+    if order == "desc":
+        left = [seq for seq in reversed(home.history) if not after or seq < after]
     rows = [facts_of(entry) for entry in home.journal.entries(left[:limit])]
     return {"object": "list", "data": rows, "has_more": len(left) > limit, "documents": len(home.history)}
 
@@ -74,6 +80,13 @@ def snapshots(home: Home) -> dict[str, Any]:
     return {"object": "list", "data": rows}
 
 
+def removed(home: Home, name: str) -> dict[str, Any]:
+    """Remove a snapshot, also a damaged one, and the room that nothing refers to any more."""
+    if name not in home.snapshots.names():
+        raise Missing(f"there is no snapshot {name!r}; GET /v1/snapshots lists those that there are.")
+    return {"removed": [name], "freed_bytes": home.snapshots.prune([name])}
+
+
 def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> dict[str, Any]:
     """Go to a state, or only say what that would take."""
     target = home.point(snapshot=snapshot, before_document=before, as_of_time=as_of)
@@ -92,6 +105,21 @@ def memory_routes(served: Served) -> Any:
 
     router = APIRouter(prefix="/v1")
 
+    def left(asked: ForgetRequest | ExpireRequest | RestoreRequest) -> Callable[[str], None]:
+        """Who only asks for the cost changes nothing."""
+        return (lambda tenant: None) if asked.cost else served.progress.left
+
+    async def noted(request: Request, work: Callable[[Home], Any], note: Callable[[str], None]) -> Response:
+        """What work gives; who follows the tenant is told before it is answered."""
+
+        def done(home: Home) -> Any:
+            try:
+                return work(home)
+            finally:
+                note(request.state.tenant)
+
+        return JSONResponse(await served.done(request, done))
+
     @router.post("/read")
     async def read_documents(request: Request, asked: ReadRequest) -> Response:
         if asked.text is not None:  # sent again it has the same id, and is not read twice
@@ -100,30 +128,34 @@ def memory_routes(served: Served) -> Any:
             documents = [Document(one.id, one.text, one.time) for one in asked.documents or ()]
 
         def work(home: Home) -> list[dict[str, Any]]:
-            entries = read(home, documents)
+            entries = read(home, documents, partial(served.progress.read, request.state.tenant))
             served.metrics.add("driftlm_documents_read_total", len(entries))
             served.metrics.add("driftlm_tokens_read_total", sum(one["tokens"] for one in entries))
             return entries
 
         return JSONResponse({"object": "list", "data": await served.done(request, work)})
 
+    @router.get("/reading")
+    async def reading(request: Request) -> Response:
+        tenant = request.state.tenant
+        return JSONResponse({"object": "reading", "tenant": tenant} | served.progress.of(tenant))
+
     @router.get("/memory")
     async def list_memory(
-        request: Request, after: int = Query(0, ge=0), limit: int = Query(100, ge=1, le=MOST_LISTED)
+        request: Request,
+        after: int = Query(0, ge=0),
+        limit: int = Query(100, ge=1, le=MOST_LISTED),
+        order: Literal["asc", "desc"] = "asc",
     ) -> Response:
-        return JSONResponse(await served.done(request, lambda home: listed(home, after, limit)))
+        return JSONResponse(await served.done(request, lambda home: listed(home, after, limit, order)))
 
     @router.post("/memory/forget")
     async def forget_several(request: Request, asked: ForgetRequest) -> Response:
-        return JSONResponse(
-            await served.done(request, lambda home: forgotten(home, asked.ids, asked.purge, asked.cost))
-        )
+        return await noted(request, lambda home: forgotten(home, asked.ids, asked.purge, asked.cost), left(asked))
 
     @router.post("/memory/expire")
     async def expire(request: Request, asked: ExpireRequest) -> Response:
-        return JSONResponse(
-            await served.done(request, lambda home: expired(home, asked.before, asked.purge, asked.cost))
-        )
+        return await noted(request, lambda home: expired(home, asked.before, asked.purge, asked.cost), left(asked))
 
     @router.get("/memory/{id:path}")
     async def get_memory(request: Request, id: str) -> Response:
@@ -131,7 +163,7 @@ def memory_routes(served: Served) -> Any:
 
     @router.delete("/memory/{id:path}")
     async def forget_one(request: Request, id: str, purge: bool = False) -> Response:
-        return JSONResponse(await served.done(request, lambda home: forgotten(home, [id], purge, cost=False)))
+        return await noted(request, lambda home: forgotten(home, [id], purge, cost=False), served.progress.left)
 
     @router.get("/snapshots")
     async def list_snapshots(request: Request) -> Response:
@@ -139,11 +171,15 @@ def memory_routes(served: Served) -> Any:
 
     @router.post("/snapshots")
     async def make_snapshot(request: Request, asked: SnapshotRequest) -> Response:
-        return JSONResponse(await served.done(request, lambda home: described(home.snapshot(asked.name))))
+        return await noted(request, lambda home: described(home.snapshot(asked.name)), served.progress.changed)
+
+    @router.delete("/snapshots/{name}")
+    async def remove_snapshot(request: Request, name: str) -> Response:
+        return await noted(request, lambda home: removed(home, name), served.progress.changed)
 
     @router.post("/snapshots/restore")
     async def restore(request: Request, asked: RestoreRequest) -> Response:
         parts = (asked.snapshot or "", asked.before or "", asked.as_of or "")
-        return JSONResponse(await served.done(request, lambda home: restored(home, *parts, asked.cost)))
+        return await noted(request, lambda home: restored(home, *parts, asked.cost), left(asked))
 
     return router

@@ -15,10 +15,19 @@ PLAIN = "Question: …\nAnswer: …"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the sources are asked, and the tokens of the prompt behind a text that they supply."""
+    """What a completion continues.
+
+    Attributes:
+        question: what the sources are asked.
+        ids: its tokens behind a text that they supply, BOS first.
+        given: how many of them, at the end, stand as they were given; 0 where there was a text.
+        bos: whether BOS was given before these.
+    """
 
     question: str
     ids: Callable[[str], list[int]]
+    given: int = 0
+    bos: bool = False
 
 
 def continued(language_model: LanguageModel, text: str) -> Prompt:
@@ -28,6 +37,34 @@ def continued(language_model: LanguageModel, text: str) -> Prompt:
         return [language_model.bos, *tokens(language_model, f"{context}\n{text}" if context else text)]
 
     return Prompt(text, ids)
+
+
+def tokenized(language_model: LanguageModel, ids: Sequence[int]) -> Prompt:
+    """Tokens as they stand, so that each has its own probability; BOS stands before them where it is not among them.
+
+    What the sources supply is a paragraph before them, tokens of its own.
+
+    Raises:
+        DriftError: for a number that is no token.
+
+    Example:
+        >>> from driftlm import load
+        >>> prompt = tokenized(model := load(), tokens(model, "Once upon"))
+        >>> prompt.question, prompt.ids("")[-prompt.given :] == tokens(model, "Once upon")
+        ('Once upon', True)
+    """
+    most = language_model.model.get_input_embeddings().num_embeddings
+    if wrong := [id for id in ids if not 0 <= id < most]:
+        raise DriftError(f"the prompt names the token {wrong[0]}, and the model has those from 0 to {most - 1}.")
+    begun = list(ids[:1]) == [language_model.bos]
+
+    def behind(context: str) -> list[int]:
+        if not context:
+            return [*([] if begun else [language_model.bos]), *ids]
+        return [language_model.bos, *tokens(language_model, f"{context}\n"), *ids[begun:]]
+
+    question = language_model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Prompt(question, behind, len(ids) - begun, begun)
 
 
 def chatted(language_model: LanguageModel, messages: Sequence[tuple[Role, str]]) -> Prompt:

@@ -41,7 +41,8 @@ def completion_choice(text: str, tokens: Sequence[Token] | None) -> dict[str, An
         held = {
             "tokens": [one.text for one in tokens],
             "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": [dict(reversed(one.likeliest)) for one in tokens],  # of equal texts the likeliest stays
+            # of equal texts the likeliest stays
+            "top_logprobs": [None if one.logprob is None else dict(reversed(one.likeliest)) for one in tokens],
             "text_offset": [one.offset for one in tokens],
         }
     return {"text": text, "logprobs": held}
@@ -50,7 +51,7 @@ def completion_choice(text: str, tokens: Sequence[Token] | None) -> dict[str, An
 def chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
     """Of a chat, in nats."""
 
-    def one(text: str, logprob: float) -> dict[str, Any]:
+    def one(text: str, logprob: float | None) -> dict[str, Any]:
         whole = None if "�" in text else list(text.encode())
         return {"token": text, "logprob": logprob, "bytes": whole}
 

@@ -14,6 +14,7 @@ from driftlm.models.loading import LanguageModel
 from driftlm.serving.engine import Engine, Job
 from driftlm.serving.gate import Limits
 from driftlm.serving.metrics import Metrics
+from driftlm.serving.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -42,12 +43,14 @@ class Served:
         engine: that computes.
         limits: of a request.
         metrics: that are counted.
+        progress: of what is read.
         created: when the server began, in seconds since 1970.
     """
 
     engine: Engine
     limits: Limits
     metrics: Metrics
+    progress: Progress = field(default_factory=Progress)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

@@ -1,4 +1,7 @@
-"""What requests look like: strict, every size bounded, and a sentence for what the OpenAI API has and this has not."""
+"""What requests and refusals look like.
+
+Requests are strict, every size is bounded, and there is a sentence for what the OpenAI API has and this has not.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -9,6 +12,7 @@ TEXT = 64_000_000  # characters; the server's limit of a body is below
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Time = Annotated[str, Field(min_length=1, max_length=64)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=1024)]
 
 
@@ -66,7 +70,13 @@ class Generation(Wire):
 class CompletionRequest(Generation):
     """Of `/v1/completions`."""
 
-    prompt: Annotated[str, Field(max_length=TEXT)] | Annotated[list[str], Field(min_length=1)]
+    prompt: (
+        Annotated[str, Field(max_length=TEXT)]
+        | Annotated[list[str], Field(min_length=1)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1)]
+    )
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     best_of: int | None = None
@@ -75,16 +85,18 @@ class CompletionRequest(Generation):
     @model_validator(mode="after")
     def refuse_other_prompts(self) -> "CompletionRequest":
         """More than one prompt, and what completions of others can."""
-        if isinstance(self.prompt, list) and len(self.prompt) > 1:
+        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) and len(self.prompt) > 1:
             refuse("prompt", "one prompt is completed by a request; send one for every prompt.")
-        if self.echo or self.suffix or self.best_of not in (None, 1):
-            refuse("echo, suffix, best_of", "these are not served; leave them out.")
+        if self.suffix or self.best_of not in (None, 1):
+            refuse("suffix, best_of", "these are not served; leave them out.")
+        if self.max_tokens == 0 and not self.echo:
+            refuse("max_tokens", "with none to write, only the prompt is left; give echo, or at least 1.")
         return self
 
     @property
-    def text(self) -> str:
-        """The prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def one(self) -> str | list[int]:
+        """The prompt, as text or tokens."""
+        return self.prompt[0] if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else self.prompt
 
 
 class TextPart(Wire):
@@ -189,3 +201,19 @@ class RestoreRequest(Wire):
         if sum(one is not None for one in (self.snapshot, self.before, self.as_of)) != 1:
             refuse("snapshot, before, as_of", "these are three ways to name a state; give one of them.")
         return self
+
+
+class Failure(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """Of every answer that is not a success; `read` are the documents of a request that were read before."""
+
+    error: Failure
+    read: list[str] | None = None

@@ -80,10 +80,10 @@ def test_documents_expire_and_states_come_back(tmp_path: Path) -> None:
 def test_what_came_before_a_document_that_cannot_be_read_is_kept(one: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Home.read
 
-    def not_the_second(home: Home, document: Document) -> Entry:
+    def not_the_second(home: Home, document: Document, *more: Any) -> Entry:
         if document.id == "second":
             raise DriftError(f"{home.folder} is full; empty it.")
-        return read(home, document)
+        return read(home, document, *more)
 
     monkeypatch.setattr(Home, "read", not_the_second)
     refused = one.read(("first", "the sea"), ("second", "a storm"), ("third", "a ship"))
@@ -182,9 +182,11 @@ def test_what_fails_in_the_server_says_nothing_of_it(one: Server, monkeypatch: p
 DEEP = b'{"model": ' + b"[" * 5000 + b"]" * 5000 + b"}"
 MALFORMED: list[tuple[str, str, Any]] = [
     *[("POST", "/v1/completions", PLAIN | more) for more in (
-        {"prompt": None}, {"prompt": 7}, {"prompt": []}, {"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"n": 2}, {"n": 0},
-        {"best_of": 3}, {"echo": True}, {"suffix": "x"}, {"max_tokens": 0}, {"max_tokens": -1}, {"max_tokens": 1.5},
-        {"max_tokens": "8"}, {"max_tokens": True}, {"max_tokens": 33}, {"max_tokens": 10**30}, {"temperature": -1},
+        {"prompt": None}, {"prompt": 7}, {"prompt": []}, {"prompt": ["a", "b"]}, {"prompt": [1, "a"]},
+        {"n": 2}, {"n": 0}, {"prompt": [-1]}, {"prompt": [300]}, {"prompt": [[1], [2]]}, {"prompt": [[]]},
+        {"best_of": 3}, {"echo": "yes"}, {"suffix": "x"}, {"max_tokens": 0}, {"max_tokens": -1},
+        {"prompt": [1.0]}, {"max_tokens": 1.5}, {"max_tokens": "8"}, {"max_tokens": True},
+        {"max_tokens": 33}, {"max_tokens": 10**30}, {"temperature": -1},
         {"temperature": 3}, {"temperature": "hot"}, {"top_p": 0}, {"top_p": 1.1}, {"seed": 2**64}, {"seed": "a"},
         {"stop": ""}, {"stop": [""]}, {"stop": ["a"] * 5}, {"stop": "x" * 300}, {"stream": "yes"}, {"logprobs": 6},
         {"logprobs": -1}, {"logprobs": True}, {"model": "gpt-4"}, {"model": ""}, {"model": "../tiny-llama"},
@@ -222,7 +224,7 @@ MALFORMED: list[tuple[str, str, Any]] = [
     ("POST", "/v1/snapshots/restore", {"snapshot": "../../x"}), ("POST", "/v1/snapshots/restore", {"before": "never"}),
     ("POST", "/v1/snapshots/restore", {"as_of": "soon"}),
     ("POST", "/v1/snapshots/restore", {"as_of": "1", "before": "a"}),
-    ("GET", "/v1/models/gpt-4", None), ("GET", "/v1/embeddings", None), ("PUT", "/v1/memory", {}), ("GET", "/", None),
+    ("GET", "/v1/models/gpt-4", None), ("GET", "/v1/embeddings", None), ("PUT", "/v1/memory", {}), ("GET", "/v2", None),
     ("DELETE", "/v1/memory/never?purge=maybe", None), ("GET", "/v1/completions", None), ("BREW", "/v1/read", None),
 ]  # fmt: skip
 
@@ -236,6 +238,10 @@ def test_what_is_malformed_is_a_clear_refusal(one: Server, method: str, path: st
     message = refused.json()["error"]["message"]
     assert message.endswith(".") and len(message) < 600 and "Traceback" not in message
     assert one.client.get("/v1/snapshots").json()["data"] == []
+
+
+def test_there_are_fifty() -> None:
+    assert len({repr(one) for one in MALFORMED}) >= 50
 
 
 def test_only_json_is_read(one: Server) -> None:

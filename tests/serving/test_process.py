@@ -3,18 +3,25 @@
 import os
 import random
 import re
+import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from driftlm import load, read_stream
+from driftlm.live.building import memory_for
+from driftlm.live.home import Home
 from driftlm.live.journal import Journal
 from driftlm.live.verifying import verify
+from driftlm.models.loading import LanguageModel, no_progress_bar
+from tests.live.homes import assert_same
 from tests.running import Outcome, Process, finish, start, tiny_model, words
 
 for package in ("fastapi", "uvicorn"):
@@ -25,7 +32,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes
 
 ADA, BO = "ada-0123456789abcdef", "bo-0123456789abcdef"
 GRID = ("--context", 32, "--stride", 16, "--threads", 1, "--compare", "none")
-KILLS = 6
+KILLS = 10
 
 
 class Served:
@@ -106,39 +113,84 @@ def test_the_official_client_completes_chats_and_streams(tmp_path: Path) -> None
 
 
 def test_killed_under_load_it_has_what_it_acknowledged(tmp_path: Path) -> None:
-    chance, acknowledged = random.Random(0), {"ada": set[str](), "bo": set[str]()}
+    """Documents, snapshots and weights, bit by bit; whatever was begun and not acknowledged does no harm."""
+    with no_progress_bar():
+        model = load(tiny_model(tmp_path))
+    chance, own = random.Random(0), {"ada": Straight(), "bo": Straight()}
     for kill in range(KILLS):
-        with serving(tmp_path, "--learn", "none", "--most-in-memory", 1) as served:
+        with serving(tmp_path, "--learn", "norms", "--rule", "sgd", "--most-in-memory", 1) as served:
             process, address = served.process, served.address
-            many = sum(map(len, acknowledged.values()))
+            awaited = ("documents", "snapshots")[kill % 2]
+            before = acknowledged(own, awaited)
 
-            def load(name: str, token: str, kill: int = kill, address: str = address) -> None:
-                number = 0
-                while True:
-                    ids = [f"{name} {kill} {number} {part}" for part in range(2)]
-                    rows = [{"id": id, "text": words(6, hash(id))} for id in ids]
-                    try:
-                        reply = post(address, "/v1/read", {"documents": rows}, token)
-                    except httpx2.HTTPError:
-                        return
-                    assert reply.status_code == 200, reply.text
-                    acknowledged[name] |= {row["id"] for row in reply.json()["data"]}
-                    number += 1
+            def press(name: str, token: str, client: int, kill: int = kill, address: str = address) -> None:
+                with (
+                    suppress(httpx2.HTTPError),
+                    httpx2.Client(base_url=address, timeout=60, headers={"authorization": f"Bearer {token}"}) as http,
+                ):
+                    for number in range(10_000):
+                        many = [f"{name}-{kill}-{client}-{number}-{part}" for part in range(2)]
+                        rows = [{"id": id, "text": f"{id} {words(6, number)}"} for id in many]
+                        reply = http.post("/v1/read", json={"documents": rows})
+                        assert reply.status_code == 200, reply.text
+                        own[name].documents |= {row["id"] for row in reply.json()["data"]}
+                        reply = http.post("/v1/snapshots", json={"name": many[0]})
+                        assert reply.status_code == 200, reply.text
+                        own[name].snapshots |= {reply.json()["name"]}
 
-            threads = [threading.Thread(target=load, args=one) for one in (("ada", ADA), ("bo", BO), ("bo", BO))]
+            clients = (("ada", ADA, 0), ("bo", BO, 0), ("bo", BO, 1))
+            threads = [threading.Thread(target=press, args=one) for one in clients]
             for thread in threads:
                 thread.start()
-            assert process.wait_until(lambda many=many: sum(map(len, acknowledged.values())) > many)
+            assert process.wait_until(lambda awaited=awaited, before=before: acknowledged(own, awaited) > before)
             time.sleep(chance.uniform(0, 0.3))
             assert served.end().code == -signal.SIGKILL
             for thread in threads:
                 thread.join(60)
-        for name, ids in acknowledged.items():
-            if (tmp_path / "homes" / name / "home.json").exists():
-                assert verify(tmp_path / "homes" / name) == []
-                assert ids <= kept(tmp_path / "homes" / name)
+        for name, one in own.items():
+            home = tmp_path / "homes" / name
+            if (home / "home.json").exists():
+                assert verify(home) == []
+                shutil.copytree(home, tmp_path / "copy")  # so that the server has to come back by itself
+                one.compare(tmp_path / "copy", model)
+                shutil.rmtree(tmp_path / "copy")
             else:
-                assert not ids
+                assert not one.documents
+    assert acknowledged(own, "snapshots") >= KILLS // 2
+
+
+def acknowledged(own: "dict[str, Straight]", kind: str) -> int:
+    """How many, of all tenants."""
+    return sum(len(getattr(one, kind)) for one in own.values())
+
+
+class Straight:
+    """What a tenant's server acknowledged, and a memory in no folder that reads what the journal has."""
+
+    def __init__(self) -> None:
+        self.documents, self.snapshots = set[str](), set[str]()
+        self.read = list[int]()
+        self.memory: Any = None
+
+    def compare(self, folder: Path, model: LanguageModel) -> None:
+        """A home has what was acknowledged, and states, present and kept, as this memory comes by them."""
+        with Home.open(folder, model) as home:
+            if self.memory is None:
+                self.memory = memory_for(home.settings, model, None)
+            snapshots = home.snapshots.ls()
+            entries = list(home.journal.entries(home.history))
+            assert self.documents <= {one.id for one in entries}
+            assert self.snapshots <= {one.name for one in snapshots}
+            assert home.history[: len(self.read)] == self.read
+            for entry in [None, *entries[len(self.read) :]]:
+                if entry is not None:
+                    for _ in read_stream(self.memory, [entry.document]):
+                        pass
+                    self.read.append(entry.seq)
+                for one in snapshots:
+                    if one.history == self.read:
+                        assert_same(home.snapshots.load(one, home.replay.priors).state, self.memory.state())
+            assert_same(home.memory.state(), self.memory.state())
 
 
 def kept(home: Path) -> set[str]:
@@ -148,6 +200,56 @@ def kept(home: Path) -> set[str]:
         return {entry.id for entry in journal.entries(journal.history())}
     finally:
         journal.close()
+
+
+HEAD = b"POST /v1/read HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer " + ADA.encode()
+GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+RAW = {
+    "no request": b"\x00\x01\x02\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n",
+    "a line and no version": b"GET /health\r\n\r\n",
+    "a version that is none": b"GET /health HTTP/one\r\nhost: x\r\n\r\n",
+    "no host": b"GET /health HTTP/1.1\r\n\r\n",
+    "two hosts": GET + b"host: y\r\n\r\n",
+    "a header without a name": GET + b": x\r\n\r\n",
+    "a header with a zero byte": GET + b"x: \x00\r\n\r\n",
+    "a header with a space in its name": GET + b"a b: c\r\n\r\n",
+    "a huge header": GET + b"x: " + b"a" * 200_000 + b"\r\n\r\n",
+    "thousands of headers": GET + b"x: a\r\n" * 30_000 + b"\r\n",
+    "a huge path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a huge token": GET + b"authorization: Bearer " + b"a" * 200_000 + b"\r\n\r\n",
+    "a length below zero": HEAD + b"\r\ncontent-length: -1\r\n\r\n",
+    "a length that is none": HEAD + b"\r\ncontent-length: ten\r\n\r\n",
+    "two lengths": HEAD + b"\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+    "a length without end": HEAD + b"\r\ncontent-length: " + b"9" * 300 + b"\r\n\r\n{}",
+    "a chunk that is none": HEAD + b"\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "an unknown coding": HEAD + b"\r\ntransfer-encoding: rot13\r\ncontent-length: 2\r\n\r\n{}",
+    "a compressed body": HEAD + b"\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+    "half a body": HEAD + b'\r\ncontent-length: 99\r\n\r\n{"text": "the',
+    "half a head": HEAD,
+}
+
+
+def test_what_is_no_request_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    with serving(tmp_path, "--learn", "none") as served:
+        address = served.address
+        assert post(address, "/v1/read", {"documents": [{"id": "a", "text": "the sea"}]}).status_code == 200
+        host, port = address.removeprefix("http://").split(":")
+        for name, raw in RAW.items():
+            with socket.create_connection((host, int(port)), timeout=30) as connection:
+                with suppress(ConnectionError):  # it need not hear all of it
+                    connection.sendall(raw)
+                    connection.shutdown(socket.SHUT_WR)
+                answer = b""
+                with suppress(ConnectionError):
+                    while part := connection.recv(65536):
+                        answer += part
+            assert not answer or answer.startswith(b"HTTP/1.1 4"), (name, answer[:200])
+        assert served.process.running()
+        listed = httpx2.get(f"{address}/v1/memory", headers={"authorization": f"Bearer {ADA}"}).json()
+        assert [row["id"] for row in listed["data"]] == ["a"]
+        outcome = served.end(signal.SIGTERM)
+        assert outcome.code == 0 and "Traceback" not in outcome.err and ADA not in outcome.err, outcome.err
 
 
 def test_it_stops_in_order(tmp_path: Path) -> None:
