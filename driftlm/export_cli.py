@@ -25,7 +25,7 @@ def export(
     """Write what was learned as a folder that transformers and peft load.
 
     Args:
-        source: a run, or a PEFT or HuggingFace folder.
+        source: a run, a home, or a PEFT or HuggingFace folder.
         machine: where; its model is the base of a HuggingFace folder, for `low-rank`.
         windows: how --text is cut.
         to: the folder, which must be new.

@@ -1,8 +1,10 @@
-"""The verb `export`: what a run learned as a folder that transformers and peft load, its error stated."""
+"""The verb `export`: what a run or a home learned, as a folder that transformers and peft load, its error stated."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -10,6 +12,8 @@ import torch
 from driftlm import formats
 from driftlm.errors import DriftError
 from driftlm.evaluation.prequential import read_stream
+from driftlm.live.building import learners
+from driftlm.live.opening import opened
 from driftlm.models.factored import LowRankDelta, lora_of, low_rank_delta
 from driftlm.models.loading import LanguageModel, load
 from driftlm.options import Machine
@@ -17,6 +21,7 @@ from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.windows import Windows
 from driftlm.weights.dynamic import WeightMemory
 from driftlm.weights.learning import FROZEN, Learning
+from driftlm.weights.mixture import MixtureMemory
 
 Kind = Literal["peft", "huggingface", "low-rank"]
 STATED = "low_rank.json"  # beside the adapter: how far it is from what was learned
@@ -36,7 +41,7 @@ def export(
     """Write a learned state as a folder; it is complete or not there.
 
     Args:
-        source: a run, or a PEFT or HuggingFace folder.
+        source: a run, a home, or a PEFT or HuggingFace folder.
         to: the folder, which must not exist.
         kind: the adapter as it was learned (`peft`), a whole model (`huggingface`), or θ - θ₀ cut to a rank, as a
             LoRA (`low-rank`), θ₀ being the weights that the LoRA is to be loaded on.
@@ -56,6 +61,11 @@ def export(
         DriftError: for a folder that exists, a state without an adapter as `peft`, quantized weights otherwise.
     """
     formats.refuse_existing(to)
+    if (source / "home.json").exists():
+        with TemporaryDirectory() as place:
+            base = saved_from_home(source, Path(place) / "learned")
+            machine = replace(machine, model=machine.model or base)
+            return export(Path(place) / "learned", to, kind, machine, windows, rank=rank, text=text, limit=limit)
     if machine.bits and kind != "peft":
         raise DriftError(f"--bits {machine.bits} would round the weights that are exported; leave it out.")
     if machine.threads:
@@ -85,6 +95,20 @@ def export(
         formats.write(prior, adapter, partial)
         (partial / STATED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return {"folder": str(to), "as": kind, **facts}
+
+
+def saved_from_home(source: Path, to: Path) -> str:
+    """The weights of a home's present state as a PEFT or HuggingFace folder; gives its model.
+
+    Raises:
+        DriftError: when the home is open elsewhere, or has a mixture of weights.
+    """
+    with opened(source) as home:
+        if isinstance(home.memory, MixtureMemory):
+            raise DriftError(f"{source} is a home of a mixture, which is no single model; export a home of one rate.")
+        (learner,) = learners(home.memory).values()
+        formats.save(learner.language_model, learner.trainable, to)
+        return str(home.facts["model"]["name"])
 
 
 def stated(delta: LowRankDelta) -> dict[str, Any]:

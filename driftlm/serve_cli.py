@@ -80,11 +80,11 @@ def serve(
         raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
     import torch
 
+    from driftlm.live.opening import loaded
     from driftlm.live.settings import HomeSettings
     from driftlm.live.tenants import Tenants
     from driftlm.serving.app import application
     from driftlm.serving.engine import Engine
-    from driftlm.snapshot_cli import loaded
 
     place = str(Path(networks).resolve()) if networks else ""
     settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)

@@ -17,7 +17,6 @@ from driftlm.streams.windows import Windows
 from driftlm.weights.learning import Learning
 
 if TYPE_CHECKING:
-    from driftlm.live.home import Home
     from driftlm.live.journal import Entry, Journal
     from driftlm.live.replay import Cost
 
@@ -55,6 +54,7 @@ def new(
     import torch
 
     from driftlm.live.home import Home
+    from driftlm.live.opening import loaded
     from driftlm.live.settings import HomeSettings
 
     place = str(Path(networks).resolve()) if networks else ""
@@ -63,27 +63,6 @@ def new(
     machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
     with Home.create(home, model, settings, machine=machine) as made:
         return said({"home": home, "model": str(made.facts["model"]["name"])}, json)
-
-
-def loaded(machine: Machine, name: str) -> Any:
-    """A model, on as many threads as the machine says."""
-    from driftlm.models.loading import load
-
-    machine.prepare()
-    return load(name or None, **machine.loading())
-
-
-def opened(folder: str) -> "Home":
-    """A home, with the model that it was made with."""
-    from driftlm.live.home import Home
-    from driftlm.live.identity import described
-
-    facts = described(folder)
-    try:
-        machine = Machine(**facts["machine"])
-    except TypeError as error:
-        raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
-    return Home.open(folder, loaded(machine, facts["model"]["name"]))
 
 
 @contextmanager
@@ -116,6 +95,7 @@ def read(
         idle: seconds without a document after which --follow ends.
         json: one JSON object a document on stdout.
     """
+    from driftlm.live.opening import opened
     from driftlm.options import refuse_idle
     from driftlm.streams.documents import read_documents
 
@@ -133,6 +113,7 @@ def followed_into(
     home: str, files: Sequence[str], stdin: Literal["text", "jsonl"], idle: float | None, json: bool
 ) -> int:
     """Read what comes; how far is kept beside the journal, behind every document."""
+    from driftlm.live.opening import opened
     from driftlm.streams.followed import Followed
     from driftlm.streams.following import Following, ended_by_signals
 
@@ -202,6 +183,7 @@ def forget(home: Folder, documents: Several, purge: bool = False, cost: bool = F
         json: one JSON object on stdout.
     """
     from driftlm.live import forgetting
+    from driftlm.live.opening import opened
 
     with opened(home) as place:
         if not documents and not purge:
@@ -268,6 +250,8 @@ def make(home: Folder, name: tyro.conf.Positional[str], json: bool = False) -> i
         name: up to 64 letters, digits, `-`, `_` and `.`; it must be free, as snapshots never change.
         json: one JSON object on stdout.
     """
+    from driftlm.live.opening import opened
+
     with opened(home) as place:
         made = place.snapshot(name)
     return said({"home": home, "snapshot": name, "digest": made.digest, "documents": len(made.history)}, json)
@@ -295,6 +279,8 @@ def restore(
         cost: only say what it would cost.
         json: one JSON object on stdout.
     """
+    from driftlm.live.opening import opened
+
     with opened(home) as place:
         target = place.point(snapshot=name, before_document=before, as_of_time=as_of)
         price = place.replay.cost(target)
@@ -314,6 +300,8 @@ def diff(home: Folder, one: tyro.conf.Positional[str], other: tyro.conf.Position
         other: the later one.
         json: one JSON object on stdout.
     """
+    from driftlm.live.opening import opened
+
     with opened(home) as place:
         first, second = place.snapshots.read(one), place.snapshots.read(other)
         changes = place.snapshots.diff(first, second, place.replay.priors)

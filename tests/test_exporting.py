@@ -81,6 +81,27 @@ def test_a_run_is_exported_in_every_format_it_fits(learn: str, tmp_path: Path, c
         assert (error[2] < 1e-4) == (learn == "lora")  # a LoRA of rank 2 is a delta of rank 2
 
 
+@pytest.mark.parametrize("learn", ["all", "lora"])
+def test_a_home_is_exported_as_a_run_of_the_same_reading_is(learn: str, tmp_path: Path, capsys: Capture) -> None:
+    how = ["--rule", "sgd", "--context", "32", "--stride", "16", "--threads", "1", "--model", tiny_model(tmp_path)]
+    learning = ["--learn", learn, "--rank", 2, "--learning-rate", RATES[learn]]
+    assert driftlm(capsys, "read", "a.txt", *how, *learning, "--run", "run", "--no-report").code == 0
+    assert driftlm(capsys, "home", "new", "home", *how, *learning, "--sources", "bm25").code == 0
+    assert driftlm(capsys, "home", "read", "home", "a.txt").code == 0
+    kinds = {"huggingface", "low-rank"} | ({"peft"} if learn == "lora" else set())
+    for kind in kinds:
+        for source in ("run", "home"):
+            assert driftlm(capsys, "export", source, "--to", f"{kind}/{source}", "--as", kind).code == 0
+        assert close(plain_nats(f"{kind}/home"), plain_nats(f"{kind}/run"))
+    assert not close(plain_nats("huggingface/home"), plain_nats(tiny_model(tmp_path)))
+    if learn == "all":
+        refused(driftlm(capsys, "export", "home", "--to", "no", "--as", "peft"), "holds no adapter")
+    assert driftlm(capsys, "home", "read", "home", "b.txt").code == 0  # the home is as it was
+    driftlm(capsys, "home", "new", "mixed", *how[2:], "--rule", "mixture")
+    refused(driftlm(capsys, "export", "mixed", "--to", "no", "--as", "huggingface"), "mixture")
+    assert not Path("no").exists()
+
+
 def test_the_base_of_a_delta_is_what_the_run_began_with(tmp_path: Path, capsys: Capture) -> None:
     model = ["--model", tiny_model(tmp_path)]
     for name, text, source in (("one", "a.txt", model), ("two", "b.txt", ["--from", "one"])):

@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats": RECORDED,
     "options": {"errors"},
     **dict.fromkeys(VERBS, RECORDED | {"options"}),
+    "exporting": RECORDED | {"options", "live"},
     "studying": RECORDED | {"options", "banking"},
     "bank_cli": RECORDED | {"options"} | VERBS,
     "study_cli": RECORDED | {"options", "bank_cli"} | VERBS,
@@ -61,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "snapshot_cli": RECORDED | {"options", "bank_cli", "live"},
     "export_cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "serving": RECORDED | {"options", "live"},
-    "serve_cli": RECORDED | {"options", "live", "serving", "snapshot_cli"},
+    "serve_cli": RECORDED | {"options", "live", "serving"},
     "cli": RECORDED
     | {"options", "bank_cli", "claims_cli", "export_cli", "studies", "train_cli", "tune_cli", "snapshot_cli", "live"}
     | {"serve_cli"}

@@ -1,0 +1,29 @@
+"""A home by its folder alone, with the model that it was made with, on the machine that it names."""
+
+from pathlib import Path
+
+from driftlm.errors import DriftError
+from driftlm.live.home import Home
+from driftlm.live.identity import described
+from driftlm.models.loading import LanguageModel, load
+from driftlm.options import Machine
+
+
+def opened(folder: str | Path) -> Home:
+    """The home in a folder.
+
+    Raises:
+        DriftError: when there is none, or its model or machine is not to be had.
+    """
+    facts = described(folder)
+    try:
+        machine = Machine(**facts["machine"])
+    except TypeError as error:
+        raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
+    return Home.open(folder, loaded(machine, facts["model"]["name"]))
+
+
+def loaded(machine: Machine, name: str) -> LanguageModel:
+    """A model as homes have it: on as many threads as the machine says, and giving the same bits every time."""
+    machine.prepare()
+    return load(name or None, **machine.loading())
