@@ -9,7 +9,12 @@ import driftlm
 
 EXTRAS = {
     "report": ("altair", "vl_convert"),
+    "serve": ("fastapi", "uvicorn"),
     "data": ("datasets",),
+    "dense": ("sentence_transformers",),
+    "quantized": ("bitsandbytes",),
+    "ner": ("spacy",),
+    "ray": ("ray",),
 }
 
 

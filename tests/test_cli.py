@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import driftlm as package
+from driftlm.doctor import EXTRAS
 from driftlm.errors import DriftError
 from driftlm.options import Machine, Stream
 from driftlm.streams.windows import Windows
@@ -343,3 +345,5 @@ def test_the_doctor_names_what_is_there_and_what_is_not(capsys: Capture, monkeyp
         assert f"\n{fact}" in "\n" + outcome.out
     monkeypatch.setattr("driftlm.doctor.find_spec", lambda _: None)
     assert 'extra report: not installed; pip install "driftlm[report]"' in driftlm(capsys, "doctor").out
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) == declared.keys() - {"dev", "docs", "eval"}  # those are for who works on the project
