@@ -12,6 +12,8 @@ import altair as alt
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "triangle-right"]
 ROW = 24  # pixels a line of `dots`
+WIDTH = 640  # pixels of a chart, about
+LETTER = 5.5  # pixels of a letter of a label, about; half a line
 Point = dict[str, Any]
 Specification = dict[str, Any]  # Vega-Lite JSON
 Axis = Literal["x", "y"]
@@ -100,14 +102,44 @@ def fronts(points: Sequence[Point], across: str, title: str, *, height: int = 34
     stairs = alt.Chart(alt.InlineData(values=best)).mark_line(interpolate="step-after", strokeWidth=2)
     dot = base.mark_point(filled=True, size=60, opacity=1)
     shown = ["label:N", alt.Tooltip("x:Q", title=across, format=".4s"), *_tooltip(title)]
-    names = alt.Chart(alt.InlineData(values=best)).mark_text(align="left", dx=6, dy=-7, fontSize=10)
+    names = [
+        alt.Chart(alt.InlineData(values=there))
+        .mark_text(align="left", dx=7, dy=dy, fontSize=10)
+        .encode(x=x, y=y, text="label:N")
+        for dy, there in legible(best, points, height).items()
+        if there
+    ]
     layers = [
-        *_bars(base, points, "y"),
+        *_bars(base, points, "y", opacity=0.25),
         stairs.encode(x=x, y=y, color=_hue(groups)),
         dot.encode(y=y, shape=_shape(groups), tooltip=shown),
-        names.encode(x=x, y=y, text="label:N"),
+        *names,
     ]
     return specification(layers, height)
+
+
+def legible(named: Sequence[Point], points: Sequence[Point], height: int) -> dict[int, list[Point]]:
+    """Points by how far below them their label is drawn, pixels; one whose label would lie on another has none.
+
+    Example:
+        >>> three = [{"x": x, "value": 1.0, "low": 0.0, "high": 2.0, "label": "a"} for x in (100.0, 100.1, 200.0)]
+        >>> [[point["x"] for point in there] for there in legible(three[:2], three, 300).values()]
+        [[100.0], [100.1]]
+    """
+    ends = [end for point in points for end in (point["value"], point["low"], point["high"]) if end is not None]
+    across = WIDTH / (math.log(max(p["x"] for p in points) / min(p["x"] for p in points)) or 1.0)
+    down = height / (max(ends) - min(ends) or 1.0)
+    found: dict[int, list[Point]] = {-8: [], 10: []}
+    boxes: list[tuple[float, float, float]] = []  # left, right, middle
+    for point in {(one["x"], one["value"], one["label"]): one for one in named}.values():
+        for dy, there in found.items():
+            left, middle = across * math.log(point["x"]), dy - down * point["value"]
+            right = left + LETTER * len(point["label"])
+            if all(right < one or left > other or abs(middle - line) > LETTER * 2 for one, other, line in boxes):
+                boxes.append((left, right, middle))
+                there.append(point)
+                break
+    return found
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -160,11 +192,11 @@ def _tooltip(title: str) -> list[Any]:
     return ["group:N", value, alt.Tooltip("low:Q", format=".4f"), alt.Tooltip("high:Q", format=".4f")]
 
 
-def _bars(base: alt.Chart, points: Sequence[Point], axis: Axis) -> list[alt.Chart]:
+def _bars(base: alt.Chart, points: Sequence[Point], axis: Axis, opacity: float = 0.75) -> list[alt.Chart]:
     """The intervals; none where no point has one, for Vega-Lite would make an empty layer's scale from nothing."""
     if not any(point["low"] is not None for point in points):
         return []
-    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.75)
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=opacity)
     return [bars.encode(x="low:Q", x2="high:Q") if axis == "x" else bars.encode(y="low:Q", y2="high:Q")]
 
 
@@ -183,7 +215,7 @@ def _scale(log: bool, values: Sequence[float]) -> alt.Scale:
 
 def _axis(points: Sequence[Point], log: bool) -> alt.Axis:
     values = sorted({point["x"] for point in points})
-    form = "~e" if values[-1] < 1 else "~s" if values[-1] >= 10_000 else "~g"
+    form = "~e" if values[-1] < 1 else ".3~s" if values[-1] >= 10_000 else "~g"
     if log and len(values) <= 12 and values[0] >= 1:
         return alt.Axis(values=values, format=form)
     return alt.Axis(tickCount=6, format=form)
