@@ -1,7 +1,7 @@
 """What a server costs and what it stands: answers beside the same in process, latencies by clients, kill -9 under load.
 
     python -m benchmarks.serving [--threads 1] [--rounds 30] [--documents 64] [--clients 1 10 100] [--seconds 20]
-                                 [--long 60] [--kills 200] [--out benchmarks/results/serving.json]
+                                 [--long 60] [--pairs 6] [--kills 200] [--out benchmarks/results/serving.json]
 
 All with the bundled model, on loopback, bounded in count and time.
 
@@ -11,6 +11,9 @@ All with the bundled model, on loopback, bounded in count and time.
   fourth time. A full queue makes it wait, as its answer says, and that counts. An answer that rests on another tenant's
   document or holds another's mark is *mixed*. The largest number of clients stays for `--long` seconds, the others for
   `--seconds`; memory is what the server's process has resident, from a third of that time on.
+- *together*: ten clients of a server that writes answers one by one (`--batch 1`) and of one that writes sixteen
+  together, in turn, a few seconds each; ratios are of neighbours in time. *questions*: as above, answers of three
+  tokens or so and a read every fourth time; *stories*: completions of 48 tokens, drawn, no reads.
 - *kills*: what is there after kill -9 at random moments (`benchmarks/killing.py`).
 
 What the requests may look like is tested by `tests/serving/test_schema.py`; for longer than there, against a server:
@@ -46,6 +49,7 @@ GOAL = 1.2  # x in process
 GRID = Windows("overlapping", 128, 64)
 TENANTS = ("ada", "bo", "cy", "dora")
 READ_EVERY = 4  # requests
+MANY = 10  # clients of servers that are compared
 
 
 def chat(question: str) -> dict[str, Any]:
@@ -56,6 +60,11 @@ def chat(question: str) -> dict[str, Any]:
         "temperature": 0,
         "max_tokens": 24,
     }
+
+
+def told(beginning: str, seed: int) -> dict[str, Any]:
+    """What has a text drawn."""
+    return {"model": "bundled", "prompt": beginning, "max_tokens": 48, "seed": seed}
 
 
 # ---- beside the same in process -----------------------------------------------------------------------------------
@@ -97,12 +106,15 @@ def mark_of(tenant: str) -> str:
     return f"mark-{sum(map(ord, tenant)) * 7919}"
 
 
-def clients(place: Path, threads: int, documents: int, counts: list[int], seconds: int, long: int) -> list[Any]:
-    """Latencies with several clients at a time, and what went wrong."""
+def homes(
+    place: Path, threads: int, documents: int, *more: str
+) -> tuple[Any, Any, dict[str, str], dict[str, list[str]]]:
+    """A server of the four, each of which has read; its process and address, their tokens and questions."""
     settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
     tokens = {tenant: f"{tenant}-0123456789abcdef" for tenant in TENANTS}
+    place.mkdir()
     (place / "tokens").write_text("".join(f"{tenant} {token}\n" for tenant, token in tokens.items()))
-    process, address = started(place / "clients", settings, threads, "--tokens", str(place / "tokens"))
+    process, address = started(place / "homes", settings, threads, "--tokens", str(place / "tokens"), *more)
     questions = {}
     for number, (tenant, token) in enumerate(tokens.items()):
         stream, client = facts(documents, seed=number), Client(address, token)
@@ -112,6 +124,12 @@ def clients(place: Path, threads: int, documents: int, counts: list[int], second
             for one in stream.documents
         ]
         client.post("/v1/read", {"documents": rows}, Counter())
+    return process, address, tokens, questions
+
+
+def clients(place: Path, threads: int, documents: int, counts: list[int], seconds: int, long: int) -> list[Any]:
+    """Latencies with several clients at a time, and what went wrong."""
+    process, address, tokens, questions = homes(place / "clients", threads, documents)
     rows = [
         latencies(address, process.pid, tokens, questions, count, long if count == max(counts) else seconds)
         for count in sorted(counts)
@@ -121,10 +139,43 @@ def clients(place: Path, threads: int, documents: int, counts: list[int], second
     return rows
 
 
+def together(place: Path, threads: int, documents: int, seconds: int, pairs: int) -> dict[str, Any]:
+    """Answers a second of servers that write them one by one and together, and the medians of their ratios."""
+    servers = {batch: homes(place / f"batch {batch}", threads, documents, "--batch", str(batch)) for batch in (1, 16)}
+    results: dict[str, Any] = {"clients": MANY, "seconds": seconds, "pairs": pairs}
+    for kind, story in (("questions", False), ("stories", True)):
+        found: dict[int, list[dict[str, Any]]] = {batch: [] for batch in servers}
+        for pair in range(pairs):
+            for batch in sorted(servers, reverse=bool(pair % 2)):
+                process, address, tokens, questions = servers[batch]
+                found[batch].append(latencies(address, process.pid, tokens, questions, MANY, seconds, story))
+        results[kind] = {
+            f"batch {batch}": {
+                "answers_per_second": round(median(one["answers_per_second"] for one in rows), 2),
+                "ask_ms_p50": round(median(one["ms"]["ask"]["p50"] for one in rows), 1),
+                "mixed_between_tenants": sum(one["mixed_between_tenants"] for one in rows),
+                "errors_other_than_429": sum(one["errors_other_than_429"] for one in rows),
+            }
+            for batch, rows in found.items()
+        }
+        ratios = sorted(b["answers_per_second"] / a["answers_per_second"] for a, b in zip(*found.values(), strict=True))
+        results[kind]["ratio"] = {"median": round(median(ratios), 2), "all": [round(one, 2) for one in ratios]}
+    for process, *_ in servers.values():
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    return results
+
+
 def latencies(
-    address: Any, pid: int, tokens: dict[str, str], questions: dict[str, list[str]], count: int, seconds: int
+    address: Any,
+    pid: int,
+    tokens: dict[str, str],
+    questions: dict[str, list[str]],
+    count: int,
+    seconds: int,
+    story: bool = False,
 ) -> dict[str, Any]:
-    """Of so many clients for some seconds; none begins a request behind those."""
+    """Of so many clients for some seconds; none begins a request behind those. Those who want stories never read."""
     taken: dict[str, list[float]] = {"ask": [], "read": []}
     seen, mixed, memory = Counter[int](), list[str](), list[int]()
     began = time.perf_counter()
@@ -135,10 +186,11 @@ def latencies(
         turn = number
         while time.perf_counter() < began + seconds:
             begins, turn = time.perf_counter(), turn + 1
-            if turn % READ_EVERY:
-                reply = client.post(
-                    "/v1/chat/completions", chat(questions[tenant][turn % len(questions[tenant])]), seen
-                )
+            asks = story or turn % READ_EVERY > 0
+            if asks:
+                question = questions[tenant][turn % len(questions[tenant])]
+                path, body = ("completions", told(question, turn)) if story else ("chat/completions", chat(question))
+                reply = client.post(f"/v1/{path}", body, seen)
                 whole = json.dumps(reply)
                 foreign = any(not one["id"].startswith(f"{tenant} ") for one in reply.get("documents", ()))
                 if foreign or any(mark_of(other) in whole for other in others):
@@ -146,7 +198,7 @@ def latencies(
             else:
                 row = {"id": f"{tenant} of client {number}", "text": f"{mark_of(tenant)}: it rained {turn} days."}
                 client.post("/v1/read", {"documents": [row]}, seen)
-            taken["ask" if turn % READ_EVERY else "read"].append(time.perf_counter() - begins)
+            taken["ask" if asks else "read"].append(time.perf_counter() - begins)
 
     threads = [threading.Thread(target=load, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -202,6 +254,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--long", type=int, default=60, help="seconds of the largest number of clients")
+    parser.add_argument("--pairs", type=int, default=6, help="turns of both servers that are compared")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--note", default="", help="what else is to be known of the machine, for the file")
     parser.add_argument("--out", type=Path, help="file to keep the results in")
@@ -224,6 +277,7 @@ def main() -> None:
             "clients": lambda: clients(
                 place, arguments.threads, arguments.documents, arguments.clients, arguments.seconds, arguments.long
             ),
+            "together": lambda: together(place, arguments.threads, arguments.documents, 5, arguments.pairs),
             "kills": lambda: killed(place, arguments.threads, arguments.kills),
         }
         for name, step in steps.items():

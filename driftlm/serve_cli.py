@@ -28,6 +28,7 @@ def serve(
     compare: Literal["static", "none"] = "static",
     tokens: str = "",
     queue: int = 64,
+    batch: int = 16,
     most_in_memory: int = 8,
     max_tokens: int = 512,
     max_body: int = 8_000_000,
@@ -52,6 +53,7 @@ def serve(
         tokens: file of lines `TENANT TOKEN`; else such lines are in the environment's DRIFTLM_TOKENS. Without any
             there is one tenant, `default`.
         queue: requests that may wait; further ones are told when to come again.
+        batch: answers that are written together at most, of at most `most_in_memory` tenants; 1 writes one by one.
         most_in_memory: homes that stay in memory.
         max_tokens: tokens that are written for a request at most.
         max_body: bytes of a request at most.
@@ -90,7 +92,7 @@ def serve(
     settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
     model = loaded(machine, machine.model)
     machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
-    with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue) as engine:
+    with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue, batch) as engine:
         run(application(engine, limits, known), engine, host, port)
     return 0
 

@@ -8,7 +8,6 @@ from driftlm.errors import DriftError
 from driftlm.serving.access import Tokens
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
 from driftlm.serving.gate import Application, Gate, Limits, failure
-from driftlm.serving.metrics import Metrics
 from driftlm.serving.prompts import PLAIN
 from driftlm.serving.served import Gone, Missing, PartlyRead, Served
 
@@ -40,7 +39,7 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     from driftlm.serving.page_routes import page_routes
     from driftlm.serving.wire import Refusal
 
-    served = Served(engine, limits, Metrics())
+    served = Served(engine, limits)
     refusals: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": Refusal, "description": "Refused, with a sentence that says what to do."},
         "5XX": {"model": Refusal, "description": "Failed, or about to stop."},

@@ -1,25 +1,26 @@
 """A prompt continued by what a home has learned: token by token, behind what its sources supply.
 
+Log-probabilities are those of the model, before temperature and top_p. An echo has one for every token of the prompt,
+the first behind BOS, which has none itself where it was given. Behind an echo the end token is among the tokens: who
+scores by an echo leaves the last one out.
+
 Letters: V vocabulary.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from driftlm.composed import ComposedMemory
 from driftlm.errors import DriftError
 from driftlm.live.building import Living
 from driftlm.memory import Supply
 from driftlm.models.loading import LanguageModel
-from driftlm.models.modulated import modulating
 from driftlm.models.prompting import end_token
 from driftlm.serving.prompts import Prompt
-from driftlm.weights.mixture import MixtureMemory
 
 LEAST = -9999.0  # what JSON has for the logarithm of zero
 ECHOED = 256  # positions whose logits are made together
@@ -84,46 +85,42 @@ class Completion:
     completion_tokens: int
 
 
-@torch.no_grad()
-def complete(
-    memory: Living,
-    prompt: Prompt,
-    sampling: Sampling,
-    most: int,
-    say: Callable[[Piece], None] = lambda piece: None,
-    gone: Callable[[], bool] = lambda: False,
-) -> Completion:
-    """Continue a prompt by the weights as they are, behind what the sources supply for it; with a key-value cache.
+@dataclass(frozen=True)
+class Asked:
+    """An answer that is to be written.
 
-    Log-probabilities are those of the model, before temperature and top_p. An echo has one for every token of the
-    prompt, the first behind BOS, which has none itself where it was given. Behind an echo the end token is among the
-    tokens: who scores by an echo leaves the last one out.
-
-    Args:
+    Attributes:
         memory: of a home, between two documents.
         prompt: what is continued.
         sampling: how.
         most: tokens at most, where `sampling` names no number.
         say: gets the text in pieces, as soon as nothing can change it any more.
         gone: asked before every token; where it is so, nobody waits for more.
+    """
+
+    memory: Living
+    prompt: Prompt
+    sampling: Sampling
+    most: int
+    say: Callable[[Piece], None] = lambda piece: None
+    gone: Callable[[], bool] = lambda: False
+
+
+def written(asked: Asked, supply: Supply, cache: Any) -> Generator[list[int], Tensor, Completion]:
+    """A prompt continued behind what the sources supply for it.
+
+    Gives the tokens that are to be read behind those it gave before, first of all the prompt's, then one at a time; is
+    sent the logits (V,) behind the last of them.
+
+    Args:
+        asked: what is to be written.
+        supply: of the sources, for this prompt alone.
+        cache: keys and values of what the model is modulated by; an echo adds those of the prompt but for its end.
 
     Raises:
-        DriftError: for a mixture; for a prompt that leaves no room in the model's positions.
-
-    Example:
-        >>> from driftlm import Learning, load
-        >>> from driftlm.live.building import memory_for
-        >>> from driftlm.live.settings import HomeSettings
-        >>> from driftlm.serving.prompts import continued
-        >>> memory = memory_for(HomeSettings(learning=Learning("none")), model := load(), None)
-        >>> complete(memory, continued(model, "Once upon a"), Sampling(1, temperature=0), 1).completion_tokens
-        1
+        DriftError: for a prompt that leaves no room in the model's positions; for logits that are no numbers.
     """
-    if isinstance(memory, MixtureMemory):
-        raise DriftError("a mixture of experts reads, but does not write; serve homes of another --rule.")
-    language_model = memory.language_model
-    room_for(language_model, 0, len(prompt.ids("")), sampling.tokens, most)  # before sources are asked something long
-    supply = supplied(memory, prompt.question)
+    sampling, prompt, language_model = asked.sampling, asked.prompt, asked.memory.language_model
     ids = prompt.ids(supply.texts[0])
     ends, tokenizer = end_tokens(language_model), language_model.tokenizer
     echoed = prompt.given if sampling.echo else 0
@@ -132,31 +129,30 @@ def complete(
     generator = torch.Generator().manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
     reason: Literal["stop", "length"] = "length"
     count, fed = 0, ids
-    with modulating(language_model, supply.modulated) as cache:
-        room = room_for(language_model, cache.get_seq_length(), len(ids), sampling.tokens, most)
-        if sampling.echo:
-            if prompt.bos and sampling.alternatives is not None:
-                text.waiting.append(Token(tokenizer.decode(ids[:1]), None, (), 0))
-            say(echo(language_model, ids, before, text, cache))
-            fed, text.sampling = ids[-1:], sampling
-        while count < room and not gone():
-            logits = next_logits(language_model, fed, cache)
-            chosen = choose(logits, sampling, generator)
-            if chosen in ends:
-                reason = "stop"
-                if sampling.echo:
-                    text.keep(chosen, logits)
-                break
-            count, fed = count + 1, [chosen]
-            piece, stopped = text.add(chosen, logits)
-            if piece.text or piece.tokens:
-                say(piece)
-            if stopped:
-                reason = "stop"
-                break
+    room = room_for(language_model, cache.get_seq_length(), len(ids), sampling.tokens, asked.most)
+    if sampling.echo:
+        if prompt.bos and sampling.alternatives is not None:
+            text.waiting.append(Token(tokenizer.decode(ids[:1]), None, (), 0))
+        asked.say(echo(language_model, ids, before, text, cache))
+        fed, text.sampling = ids[-1:], sampling
+    while count < room and not asked.gone():
+        logits = yield fed
+        chosen = choose(logits, sampling, generator)
+        if chosen in ends:
+            reason = "stop"
+            if sampling.echo:
+                text.keep(chosen, logits)
+            break
+        count, fed = count + 1, [chosen]
+        piece, stopped = text.add(chosen, logits)
+        if piece.text or piece.tokens:
+            asked.say(piece)
+        if stopped:
+            reason = "stop"
+            break
     last = text.rest()
     if last.text or last.tokens:
-        say(last)
+        asked.say(last)
     return Completion(
         text.said, tuple(text.tokens), "stop" if text.stopped else reason, tuple(supply.documents[0]), len(ids), count
     )
@@ -169,18 +165,13 @@ def echo(language_model: LanguageModel, ids: Sequence[int], before: int, text: "
     """
     pieces = list[Piece]()
     if before > 1:
-        next_logits(language_model, ids[: before - 1], cache)
+        all_logits(language_model, ids[: before - 1], cache, 1)
     for start in range(before, len(ids), ECHOED):
         targets = ids[start : start + ECHOED]
         for token, logits in zip(targets, all_logits(language_model, ids[start - 1 : start - 1 + len(targets)], cache)):
             refuse_no_numbers(logits)
             pieces.append(text.add(token, logits)[0])
     return Piece("".join(piece.text for piece in pieces), tuple(token for piece in pieces for token in piece.tokens))
-
-
-def supplied(memory: Living, question: str) -> Supply:
-    """What the sources supply for a question."""
-    return memory.supplied([question]) if isinstance(memory, ComposedMemory) else Supply.of([], 1)
 
 
 def room_for(language_model: LanguageModel, before: int, prompt: int, asked: int | None, most: int) -> int:
@@ -204,11 +195,6 @@ def end_tokens(language_model: LanguageModel) -> set[int]:
     """What ends a text: EOS, and what the model itself ends a turn with."""
     own = getattr(language_model.model.generation_config, "eos_token_id", None)
     return {end_token(language_model), *([own] if isinstance(own, int) else own or [])}
-
-
-def next_logits(language_model: LanguageModel, ids: Sequence[int], cache: Any) -> Tensor:
-    """(V,) float32 of the token behind some that the cache does not hold yet."""
-    return all_logits(language_model, ids, cache, 1)[-1]
 
 
 def all_logits(language_model: LanguageModel, ids: Sequence[int], cache: Any, last: int = 0) -> Tensor:

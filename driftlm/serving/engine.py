@@ -1,5 +1,10 @@
-"""One thread that computes, and the bounded queue before it: every request is a job on the home of its tenant."""
+"""One thread that computes, and the bounded queue before it: every request is a job on the home of its tenant.
 
+Answers change no home: those that wait are written together with the one whose turn it is. Whatever else a tenant asked
+for stays before and behind its answers as it came.
+"""
+
+import logging
 import math
 import threading
 import time
@@ -12,9 +17,14 @@ from typing import Any
 from driftlm.errors import DriftError
 from driftlm.live.home import Home
 from driftlm.live.tenants import Tenants
+from driftlm.serving.completing import Asked, Completion
+from driftlm.serving.decoding import write
+from driftlm.serving.metrics import Metrics
 
 FIRST_GUESS = 1.0  # seconds of a job, before there was one
 SHARE = 0.2  # of the latest job in their running mean
+BATCH = 16  # answers that are written together at most
+LOG = logging.getLogger("driftlm.serving")
 
 
 class Busy(DriftError):
@@ -39,10 +49,11 @@ class Job:
     Attributes:
         result: its future; cancelled where the job was left before it began.
         gone: set when nobody waits for the result any more.
+        asks: whether the work gives an `Asked`, to be written together with others, and the result is a `Completion`.
     """
 
-    def __init__(self, tenant: str, work: Callable[[Home], Any], gone: threading.Event) -> None:
-        self.tenant, self.work, self.gone = tenant, work, gone
+    def __init__(self, tenant: str, work: Callable[[Home], Any], gone: threading.Event, asks: bool) -> None:
+        self.tenant, self.work, self.gone, self.asks = tenant, work, gone, asks
         self.result: Future[Any] = Future()
 
     def leave(self) -> None:
@@ -52,11 +63,15 @@ class Job:
 
 
 class Engine:
-    """Runs jobs one after the other, in the order they came, in a thread of its own.
+    """Runs jobs in a thread of its own, in the order they came, but for answers, which may join one that begins.
 
     Args:
         tenants: whose homes are worked on; closed when the engine stops.
         queue: jobs that may wait at most.
+        batch: answers that are written together at most; of no more tenants than have homes in memory.
+
+    Attributes:
+        metrics: that are counted, here and by the routes.
 
     Example (needs nothing but the installed package):
         >>> from tempfile import TemporaryDirectory
@@ -68,10 +83,13 @@ class Engine:
         0
     """
 
-    def __init__(self, tenants: Tenants, queue: int = 64) -> None:
+    def __init__(self, tenants: Tenants, queue: int = 64, batch: int = BATCH) -> None:
         if queue < 1:
             raise DriftError(f"--queue was {queue}; give the number of requests that may wait, at least 1.")
-        self.tenants, self.queue = tenants, queue
+        if batch < 1:
+            raise DriftError(f"--batch was {batch}; give the number of answers to write together, at least 1.")
+        self.tenants, self.queue, self.batch = tenants, queue, batch
+        self.metrics = Metrics()
         self.changed = threading.Condition()
         self.jobs: deque[Job] = deque()
         self.stopping = False
@@ -79,14 +97,16 @@ class Engine:
         self.failure: BaseException | None = None  # of closing the homes
         self.thread = threading.Thread(target=self.run, name="engine")
 
-    def submit(self, tenant: str, work: Callable[[Home], Any], gone: threading.Event | None = None) -> Job:
+    def submit(
+        self, tenant: str, work: Callable[[Home], Any], gone: threading.Event | None = None, asks: bool = False
+    ) -> Job:
         """Put work at the end of the queue; `gone` is to be set when nobody waits for it any more.
 
         Raises:
             Busy: when it is full.
             Stopping: when nothing is begun any more.
         """
-        job = Job(tenant, work, gone or threading.Event())
+        job = Job(tenant, work, gone or threading.Event(), asks)
         with self.changed:
             if self.stopping:
                 raise Stopping("the server is stopping; send the request to another, or later.")
@@ -107,36 +127,85 @@ class Engine:
     def run(self) -> None:
         """What the thread does until the engine stops."""
         try:
-            while (job := self.next()) is not None:
-                if job.result.set_running_or_notify_cancel():
-                    self.do(job)
+            while jobs := self.next():
+                jobs = [job for job in jobs if job.result.set_running_or_notify_cancel()]
+                began = time.perf_counter()
+                if jobs and jobs[0].asks:
+                    self.answer(jobs)
+                elif jobs:
+                    self.do(jobs[0])
+                if jobs:
+                    self.mean += SHARE * ((time.perf_counter() - began) / len(jobs) - self.mean)
         finally:
             try:
                 self.tenants.close()
             except BaseException as error:
                 self.failure = error
 
-    def next(self) -> Job | None:
-        """The job that waits longest; waits for one; None when the engine stops."""
+    def next(self) -> list[Job]:
+        """The job that waits longest; waits for one; none when the engine stops. An answer has others with it."""
         with self.changed:
             self.changed.wait_for(lambda: self.jobs or self.stopping)
-            return self.jobs.popleft() if self.jobs else None
+            jobs, left, behind = list[Job](), deque[Job](), set[str]()
+            for job in self.jobs:
+                tenants = {job.tenant, *(one.tenant for one in jobs)}
+                joins = job.asks and jobs and jobs[0].asks and len(jobs) < self.batch and job.tenant not in behind
+                if not jobs or (joins and len(tenants) <= self.tenants.most_in_memory):
+                    jobs.append(job)
+                else:
+                    left.append(job)
+                    behind.add(job.tenant)
+            self.jobs = left
+            return jobs
 
     def do(self, job: Job) -> None:
         """Run a job, and say what became of it."""
-        began = time.perf_counter()
         try:
             with ExitStack() as stack:
-                try:
-                    home = stack.enter_context(self.tenants.using(job.tenant))
-                except DriftError as error:
-                    raise Unusable(str(error)) from error
-                result = job.work(home)
+                result = job.work(self.home(job.tenant, stack))
         except BaseException as error:
             job.result.set_exception(error)
         else:
             job.result.set_result(result)
-        self.mean += SHARE * (time.perf_counter() - began - self.mean)
+
+    def answer(self, jobs: list[Job]) -> None:
+        """Write answers together, and say of each what became of it as soon as it ends."""
+        homes, asked = dict[str, Home](), list[tuple[Job, Asked]]()
+
+        def ended(place: int, made: Completion | Exception) -> None:
+            result = asked[place][0].result
+            if isinstance(made, Exception):
+                result.set_exception(made)
+            else:
+                result.set_result(made)
+
+        def began(rows: int) -> None:
+            self.metrics.add("driftlm_answers_begun_total", rows)
+            self.metrics.add("driftlm_answer_batches_total")
+
+        try:
+            with ExitStack() as stack:
+                for job in jobs:
+                    try:
+                        if job.tenant not in homes:
+                            homes[job.tenant] = self.home(job.tenant, stack)
+                        asked.append((job, job.work(homes[job.tenant])))
+                    except Exception as error:
+                        job.result.set_exception(error)
+                write([one for _, one in asked], ended, began)
+        except BaseException as error:
+            left = [job for job in jobs if not job.result.done()]
+            for job in left:
+                job.result.set_exception(error)
+            if not left:
+                LOG.error("behind answers that were given: %s", error)
+
+    def home(self, tenant: str, stack: ExitStack) -> Home:
+        """A tenant's home, until the stack ends."""
+        try:
+            return stack.enter_context(self.tenants.using(tenant))
+        except DriftError as error:
+            raise Unusable(str(error)) from error
 
     def drain(self) -> None:
         """Begin nothing any more: what waits is refused, what runs goes on."""

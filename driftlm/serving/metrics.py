@@ -12,6 +12,8 @@ HELP = {
     "driftlm_tokens_read_total": "Tokens of these.",
     "driftlm_prompt_tokens_total": "Tokens of prompts.",
     "driftlm_completion_tokens_total": "Tokens that were written.",
+    "driftlm_answers_begun_total": "Answers whose writing began.",
+    "driftlm_answer_batches_total": "Batches in which they were written.",
     "driftlm_jobs_waiting": "Requests in the queue.",
     "driftlm_tenants_in_memory": "Homes that are open.",
 }

@@ -42,14 +42,12 @@ class Served:
     Attributes:
         engine: that computes.
         limits: of a request.
-        metrics: that are counted.
         progress: of what is read.
         created: when the server began, in seconds since 1970.
     """
 
     engine: Engine
     limits: Limits
-    metrics: Metrics
     progress: Progress = field(default_factory=Progress)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -59,13 +57,20 @@ class Served:
         return self.engine.tenants.language_model
 
     @property
+    def metrics(self) -> Metrics:
+        """That are counted."""
+        return self.engine.metrics
+
+    @property
     def name(self) -> str:
         """Of the model, without the folders it lies in."""
         return Path(self.language_model.name).name
 
-    def submit(self, request: Any, work: Callable[[Home], Any], gone: threading.Event | None = None) -> Job:
+    def submit(
+        self, request: Any, work: Callable[[Home], Any], gone: threading.Event | None = None, asks: bool = False
+    ) -> Job:
         """A job on the home of whom the request's token belongs to."""
-        return self.engine.submit(request.state.tenant, said_without_folders(work), gone)
+        return self.engine.submit(request.state.tenant, said_without_folders(work), gone, asks)
 
     async def done(self, request: Any, work: Callable[[Home], Any]) -> Any:
         """What work on the home gives; left where the client goes away first."""

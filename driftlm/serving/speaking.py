@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
 from driftlm.live.home import Home
-from driftlm.serving.completing import Completion, Piece, Sampling, complete
+from driftlm.serving.completing import Asked, Completion, Piece, Sampling
 from driftlm.serving.prompts import Prompt
 from driftlm.serving.served import Served, unless_gone
 
@@ -28,14 +29,17 @@ class Spoken:
             with suppress(RuntimeError):  # the loop was closed: nobody listens
                 loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
-        def work(home: Home) -> Completion:
-            made = complete(home.memory, prompt, sampling, served.limits.max_tokens, put, gone.is_set)
-            served.metrics.add("driftlm_prompt_tokens_total", made.prompt_tokens)
-            served.metrics.add("driftlm_completion_tokens_total", made.completion_tokens)
-            return made
+        def work(home: Home) -> Asked:
+            return Asked(home.memory, prompt, sampling, served.limits.max_tokens, put, gone.is_set)
 
-        self.job = served.submit(request, work, gone)
-        self.job.result.add_done_callback(lambda _: put(None))
+        def ended(result: Future[Completion]) -> None:
+            if not result.cancelled() and result.exception() is None:
+                served.metrics.add("driftlm_prompt_tokens_total", result.result().prompt_tokens)
+                served.metrics.add("driftlm_completion_tokens_total", result.result().completion_tokens)
+            put(None)
+
+        self.job = served.submit(request, work, gone, asks=True)
+        self.job.result.add_done_callback(ended)
 
     async def completion(self) -> Completion:
         """All of it."""

@@ -12,7 +12,8 @@ from driftlm import Document, DriftError, Learning, Windows, read_stream
 from driftlm.live.building import memory_for
 from driftlm.models.answers import generate
 from driftlm.models.prompting import prompt_ids
-from driftlm.serving.completing import Piece, Sampling, Text, choose, complete, room_for
+from driftlm.serving.completing import Piece, Sampling, Text, choose, room_for
+from driftlm.serving.decoding import complete
 from driftlm.serving.prompts import chatted, continued
 from driftlm.weights.dynamic import WeightMemory
 from tests.conformance.build import language_model

@@ -11,7 +11,8 @@ import torch
 from driftlm import Document, Windows, read_stream
 from driftlm.live.building import memory_for
 from driftlm.models.prompting import tokens
-from driftlm.serving.completing import ECHOED, Sampling, complete
+from driftlm.serving.completing import ECHOED, Sampling
+from driftlm.serving.decoding import complete
 from driftlm.serving.prompts import tokenized
 from driftlm.streams.windows import split
 from tests.live.homes import KINDS, model

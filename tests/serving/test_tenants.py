@@ -37,7 +37,7 @@ async def sent(client: Any, tenant: str, method: str, path: str, seen: set[int],
 @settings(max_examples=3)
 @given(
     st.lists(st.tuples(st.sampled_from(NAMES), st.integers(10**9, 10**10)), min_size=4, max_size=6, unique=True),
-    st.integers(1, 2),
+    st.integers(1, 3),
     st.sampled_from(["words", "learns behind words"]),
 )
 def test_no_answer_is_mixed_between_tenants(facts: list[tuple[str, int]], most: int, kind: str) -> None:
