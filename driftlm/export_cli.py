@@ -31,7 +31,7 @@ def export(
         to: the folder, which must be new.
         kind: the adapter as it was learned, a whole model, or the change of all weights cut to a rank, as a LoRA whose
             error is stated.
-        rank: of `low-rank`.
+        rank: of `low-rank`, at most.
         text: files on which `low-rank` is measured against what was learned.
         limit: tokens of the text, at most.
         json: one JSON object on stdout.
@@ -47,8 +47,9 @@ def export(
         for one in facts["tensors"]:
             print(f"{one['relative_error']:8.2%} missed of {one['name']}" + (", left out" * one["left_out"]))
         print(
-            f"rank {rank} misses {facts['relative_error']:.2%} of the change (Frobenius norm); {len(left_out)} tensors "
-            f"that no LoRA of linear maps holds are left out, {facts['left_out_share']:.2%} of its square"
+            f"rank {facts['rank']} misses {facts['relative_error']:.2%} of the change (Frobenius norm); "
+            f"{len(left_out)} tensors that no LoRA of linear maps holds are left out, "
+            f"{facts['left_out_share']:.2%} of its square"
         )
         if text:
             print(

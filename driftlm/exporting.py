@@ -47,13 +47,13 @@ def export(
             LoRA (`low-rank`), θ₀ being the weights that the LoRA is to be loaded on.
         machine: where; its model is the base of a HuggingFace folder that is exported as `low-rank`.
         windows: how a text is cut.
-        rank: of `low-rank`.
+        rank: of `low-rank`, at most; no change has a rank above the smaller side of its map.
         text: files that `low-rank` is measured on.
         limit: tokens of the text, at most.
 
     Returns:
-        `{folder, as}`, and of `low-rank` what is stated beside the adapter as well: base, rank, relative_error,
-        left_out_share, tensors [{name, relative_error, share, left_out}], and with a text tokens and
+        `{folder, as}`, and of `low-rank` what is stated beside the adapter as well: base, rank (written),
+        relative_error, left_out_share, tensors [{name, relative_error, share, left_out}], and with a text tokens and
         {prior, exact, exported}_nats_per_token. Errors are Frobenius norms, relative to that of the change; shares
         are of its square.
 
@@ -86,7 +86,8 @@ def export(
     documents = list(read_documents(tuple(text))) if text else []
     nats = [tokens_and_nats(model, windows, documents, limit) for model in (prior, learned.language_model) if documents]
     adapter = lora_of(prior.model, delta.factors)
-    facts = {"base": formats.base_of(prior), "rank": rank, **stated(delta)}
+    written = adapter.peft_config["default"].r
+    facts = {"base": formats.base_of(prior), "rank": written, **stated(delta)}
     if documents:
         nats.append(tokens_and_nats(prior, windows, documents, limit))
         means = {f"{name}_nats_per_token": mean for name, (_, mean) in zip(("prior", "exact", "exported"), nats)}

@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 
+from driftlm import __version__
 from driftlm.errors import DriftError
-from driftlm.models.loading import LanguageModel, fingerprint, load, no_progress_bar
+from driftlm.models.loading import BUNDLED, LanguageModel, fingerprint, load, no_progress_bar
 from driftlm.models.lora import take_fast_path
 from driftlm.models.trainable import Trainable
 from driftlm.runs import latest_checkpoint, read_config
@@ -85,6 +87,7 @@ def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str =
         if adapter is not None:
             adapter.peft_config["default"].base_model_name_or_path = base or base_of(language_model)
             adapter.save_pretrained(folder)
+            (folder / "README.md").write_text(card(language_model, adapter), encoding="utf-8")  # peft's is a form
         else:
             language_model.model.save_pretrained(folder, state_dict=plain_weights(language_model.model))
         language_model.tokenizer.save_pretrained(folder)
@@ -94,6 +97,44 @@ def base_of(language_model: LanguageModel) -> str:
     """Where a model came from, as a PEFT folder names it: a full path, or a hub name."""
     place = Path(language_model.name)
     return str(place.resolve()) if place.is_dir() else language_model.name
+
+
+def card(language_model: LanguageModel, adapter: Any) -> str:
+    """What stands in the README.md of an adapter's folder: whose it is, what it is, how it is loaded."""
+    config = adapter.peft_config["default"]
+    dtype = str(next(language_model.model.parameters()).dtype)
+    base = str(config.base_model_name_or_path)
+    named, data = f"`{base}`", f"base_model: {base}\n"
+    if Path(base) == BUNDLED.resolve():
+        named, data = "the model that comes with driftlm", ""
+    elif Path(base).is_absolute():
+        named, data = f"`{Path(base).name}`, a folder", ""
+    kind = config.peft_type.value
+    if kind == "LORA":
+        maps = ", ".join(sorted({name.rpartition(".")[-1] for name in config.target_modules}))
+        kind = f"{'DoRA' if config.use_dora else 'LoRA'} of rank {config.r}, on the linear maps {maps}"
+    return f"""---
+library_name: peft
+{data}---
+
+# An adapter learned from a stream of text
+
+- base: {named}; `adapter_config.json` says where it was
+- what was learned: {kind}
+- made with: driftlm {__version__}, peft {version("peft")}
+
+```python
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+folder = "."  # this one
+model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype={dtype})
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+It was learned in `{dtype}`. Without `dtype` the base is loaded as its `config.json` says, and other scores follow.
+"""
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
@@ -140,6 +181,11 @@ def start_from(source: str | Path, learning: Learning, model: str | None = None,
         return from_run(source, learning, loading)
     if whole(source):
         return Start(load(source, **loading))
+    if (source / "home.json").exists():
+        raise DriftError(
+            f"--from {source} is a home; write what it learned with `driftlm export {source} --to LEARNED --as "
+            f"huggingface` (or peft, to go on with its adapter), and give LEARNED."
+        )
     raise DriftError(f"--from {source} is neither a run nor a PEFT or HuggingFace folder; give one of these.")
 
 

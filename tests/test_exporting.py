@@ -102,6 +102,33 @@ def test_a_home_is_exported_as_a_run_of_the_same_reading_is(learn: str, tmp_path
     assert not Path("no").exists()
 
 
+def test_the_rank_of_a_delta_is_the_one_that_was_written(tmp_path: Path, capsys: Capture) -> None:
+    base, learned = tiny_model(tmp_path), learned_folder(tmp_path, "llama")
+    wanted = ["export", learned, "--model", base, "--as", "low-rank", "--rank", 100_000, "--to"]
+    assert driftlm(capsys, *wanted, "said").out.splitlines()[-2].startswith("rank 32 misses")
+    assert driftlm(capsys, *wanted, "json", "--json").summary["rank"] == 32
+    for folder in ("said", "json"):
+        assert json.loads(Path(folder, "low_rank.json").read_bytes())["rank"] == 32
+        assert json.loads(Path(folder, "adapter_config.json").read_bytes())["r"] == 32
+
+
+def test_an_adapter_becomes_the_model_of_a_home_by_being_merged(tmp_path: Path, capsys: Capture) -> None:
+    lora = ["--learn", "lora", "--rank", 2, "--learning-rate", RATES["lora"]]
+    read = ["read", "a.txt", "--model", tiny_model(tmp_path), *QUICK, *lora, "--run", "run"]
+    assert driftlm(capsys, *read).code == 0
+    assert driftlm(capsys, "export", "run", "--to", "adapter", "--as", "peft").code == 0
+    grid = ["--context", 64, "--stride", 64, "--threads", 1]
+    new = ["home", "new", "home", *grid, *lora, "--model"]
+    refused(driftlm(capsys, *new, "adapter"), "is an adapter", "driftlm export adapter --to MERGED --as huggingface")
+    assert not Path("home").exists()
+    assert driftlm(capsys, "export", "adapter", "--to", "MERGED", "--as", "huggingface").code == 0
+    assert driftlm(capsys, *new, "MERGED").code == 0
+    documents = driftlm(capsys, "home", "read", "home", "text.txt", "--json").summary
+    nats = static_nats(capsys, "--model", "MERGED", "--learn", "none")
+    assert close(nats, plain_nats("adapter")) and not close(nats, plain_nats("llama"))
+    assert close(documents["static_nats"], nats)
+
+
 def test_the_base_of_a_delta_is_what_the_run_began_with(tmp_path: Path, capsys: Capture) -> None:
     model = ["--model", tiny_model(tmp_path)]
     for name, text, source in (("one", "a.txt", model), ("two", "b.txt", ["--from", "one"])):

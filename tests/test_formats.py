@@ -1,6 +1,7 @@
 """Learned weights as folders that plain transformers and peft load, and as the start of another reading."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.errors import DriftError
 from driftlm.formats import appearing, plain_weights, save
-from driftlm.models.loading import load
+from driftlm.models.loading import BUNDLED, load
 from driftlm.models.trainable import choose
 from tests.families import FAMILIES
 from tests.running import QUICK, driftlm, refused, tiny_model, words, written
@@ -89,6 +90,39 @@ def test_layers_and_target_modules_are_saved_as_chosen(tmp_path: Path, capsys: C
     assert config["r"] == config["lora_alpha"] == 2
     assert sorted(config["target_modules"]) == [f"model.layers.1.self_attn.{name}" for name in ("q_proj", "v_proj")]
     assert close(static_nats(capsys, "--from", "run", "--learn", "none"), plain_nats("saved"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("learn", ["lora", "dora"])
+def test_the_readme_of_an_adapter_says_what_it_is_and_loads_it(
+    learn: str, dtype: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["--model", tiny_model(tmp_path), *QUICK, "--learn", learn, "--rank", 3, "--dtype", dtype]
+    chosen = ["--target-modules", "q_proj,v_proj", "--learning-rate", 0.5]
+    assert driftlm(capsys, "read", "a.txt", *settings, *chosen, "--run", "run", "--save", "saved").code == 0
+    card = Path("saved", "README.md").read_text()
+    kind = {"lora": "LoRA", "dora": "DoRA"}[learn]
+    assert f"{kind} of rank 3, on the linear maps q_proj, v_proj" in card and "`llama`, a folder" in card
+    assert str(tmp_path) not in card and "More Information" not in card
+    (block,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    monkeypatch.chdir("saved")
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["model"].base_model.model.get_input_embeddings().weight.dtype == getattr(torch, dtype)
+    assert names["tokenizer"]("the sea")["input_ids"]
+
+
+def test_the_readme_names_a_hub_model_and_the_bundled_one(tmp_path: Path) -> None:
+    shown = {}
+    for name in ("some/model", str(BUNDLED)):
+        language_model = load(tiny_model(tmp_path))
+        language_model.name = name
+        save(language_model, choose(language_model, "lora"), f"out-{len(shown)}")
+        shown[name] = Path(f"out-{len(shown)}", "README.md").read_text()
+    assert "base_model: some/model\n" in shown["some/model"] and "- base: `some/model`" in shown["some/model"]
+    bundled = shown[str(BUNDLED)]
+    assert "- base: the model that comes with driftlm" in bundled and "base_model:" not in bundled
+    assert str(BUNDLED) not in bundled
 
 
 def test_bfloat16_stays_bfloat16(tmp_path: Path, capsys: Capture) -> None:
@@ -190,6 +224,9 @@ def test_what_cannot_be_started_from_is_refused(tmp_path: Path, capsys: Capture)
     (tmp_path / "empty").mkdir()
     refused(driftlm(capsys, *read, "--from", "empty"), "--from empty is neither")
     refused(driftlm(capsys, *read, "--from", "a.txt"), "--from a.txt is neither")
+    assert driftlm(capsys, "home", "new", "home", "--model", base, "--context", 32, "--stride", 16).code == 0
+    for asked in (read, ["generate", "the sea"]):
+        refused(driftlm(capsys, *asked, "--from", "home"), "--from home is a home", "driftlm export home --to LEARNED")
 
     adapter(base, "prefix", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     refused(driftlm(capsys, *read, "--from", "prefix"), "PREFIX_TUNING", "LoRA")

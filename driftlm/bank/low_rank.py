@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from driftlm.bank.modulate import Modulation
 from driftlm.models.row_lora import LowRank
-from driftlm.models.trainable import target_modules
+from driftlm.models.trainable import shape_of, target_modules
 
 
 class LowRankModulation(Modulation):
@@ -57,11 +57,3 @@ class LowRankModulation(Modulation):
                 for name, down, up in zip(self.shapes, downs, ups, strict=True)
             }
         )
-
-
-def shape_of(module: Any) -> tuple[int, int]:
-    """Inputs and outputs of a linear map; GPT-2's Conv1D keeps its weight as (I, O)."""
-    if hasattr(module, "in_features"):
-        return int(module.in_features), int(module.out_features)
-    inputs, outputs = module.weight.shape
-    return int(inputs), int(outputs)

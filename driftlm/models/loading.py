@@ -122,6 +122,11 @@ cache; give a folder, or allow a download with --online.
     if name is None and not (BUNDLED / "config.json").exists():
         raise DriftError("the bundled model is missing from this installation; reinstall driftlm or give --model DIR.")
     if folder.is_dir() and not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise DriftError(
+                f"the folder {folder} is an adapter, no model; merge it into its base with `driftlm export {folder} "
+                f"--to MERGED --as huggingface`, and give MERGED."
+            )
         raise DriftError(f"the folder {folder} has no config.json; give a folder in HuggingFace format.")
     source = str(folder) if name is None or folder.is_dir() else str(name)
     missing = f"the model {source!r} is neither a folder nor in the local HuggingFace cache"

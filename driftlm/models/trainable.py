@@ -64,7 +64,7 @@ def choose(
         learn: `all`, `lora`, `dora`, `norms` or `none`.
         layers: first and last transformer layer that may change, counted from 0, both included; None is every
             parameter (with a range, embeddings, final norm and head stay as they are).
-        rank: of LoRA and DoRA.
+        rank: of LoRA and DoRA; at most the largest that a change of the chosen maps can have, min(I, O) of one.
         targets: `attention`, `mlp`, `all-linear` or module names separated by commas (LoRA and DoRA).
         freeze_embeddings: keep the input embeddings, and a head tied to them, as they are.
         seed: of the random half of a new LoRA.
@@ -105,6 +105,7 @@ def adapted(
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise DriftError(f"{language_model.name!r} already carries the adapter of another memory; load it once more.")
     names = target_modules(model, targets, layers)
+    refuse_rank(rank, max(min(shape_of(model.get_submodule(name))) for name in names))
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     adapter = new_adapter(model, names, rank, use_dora=learn == "dora")
@@ -156,9 +157,26 @@ def target_modules(model: Any, targets: str, layers: tuple[int, int] | None) -> 
     return chosen
 
 
+def shape_of(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear map; GPT-2's Conv1D keeps its weight as (I, O)."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)
+    inputs, outputs = module.weight.shape
+    return int(inputs), int(outputs)
+
+
 def number_of_layers(model: Any) -> int:
     """Number of transformer blocks."""
     return int(model.config.get_text_config().num_hidden_layers)
+
+
+def refuse_rank(rank: int, largest: int) -> None:
+    """Refuse a rank that no change of a map can have, but that costs time and memory all the same."""
+    if rank > largest:
+        raise DriftError(
+            f"--rank was {rank}, but no change of the linear maps chosen in this model has a rank above {largest}; "
+            f"give at most {largest}."
+        )
 
 
 def refuse_range(layers: tuple[int, int], count: int) -> None:

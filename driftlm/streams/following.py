@@ -4,42 +4,34 @@ Sources are looked at twice a second: a `stat` a file, which every file system a
 (inotify) says nothing of files that another machine writes on a shared disk, and it counts its watches.
 """
 
-import codecs
-import hashlib
 import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
 from driftlm.errors import DriftError
+from driftlm.streams.arriving import Came, Cut, Say, Source
 from driftlm.streams.documents import (
     DATASET,
     JSONL,
-    LONGEST_LINE,
     REFUSED,
     SMALLEST_PIECE,
     STDIN,
     Document,
     files_below,
-    from_record,
-    printable,
     read_documents,
     shown,
 )
 from driftlm.streams.followed import Place
-from driftlm.streams.records import parsed, readable, refuse_binary
+from driftlm.streams.records import readable
 
 INTERVAL = 0.5  # seconds between two looks
 SETTLED = 1.0  # seconds for which a file in a folder must not have changed, to be whole
-BLOCK = 4096  # bytes of a growing text, from which on the end of a line ends a document
 CHUNK = 1 << 20  # bytes that are read at a time
-
-Came = tuple[Document, Place]
-Say = Callable[[str], object]
 
 
 class Following:
@@ -53,7 +45,8 @@ class Following:
       They come in the order in which they were found whole, together found ones by the time of their last change.
 
     What stands there already comes first. A last line or paragraph that is not ended waits. A file that is replaced is
-    read to its end, and then the new one from its beginning, as is one that was cut off; both is said.
+    read to its end, and then the new one from its beginning, as is one that was cut off; both is said. So is one that
+    was replaced while nobody looked, where it is found beside the new one (`feed.jsonl.1`); else that is said.
 
     Documents without an id of their own are named `FILE:BYTE-HASH`: where they begin and 8 hexadecimal digits of their
     SHA-256, so that those of a rotated log differ; a file in a folder has the ids of `read_documents`.
@@ -156,7 +149,7 @@ def ended_by_signals(following: Following) -> Iterator[list[int]]:
 
 def opened(
     source: str, stdin: Literal["text", "jsonl"], piece: int | None, versions: bool, known: dict[str, Place], say: Say
-) -> "Source":
+) -> Source:
     """What follows one source."""
     name = shown(source)
     if source == STDIN:
@@ -171,106 +164,6 @@ def opened(
     if not os.path.isfile(source) and (os.path.exists(source) or source not in known):
         raise DriftError(f"{name}: no such file or folder to follow; check the path, or make it first.")
     return Growing(source, source.lower().endswith(JSONL[0]), piece, known.get(source), say)
-
-
-class Source:
-    """Something that is followed.
-
-    Attributes:
-        ended: whether nothing can come any more.
-        unsettled: files that may be whole soon.
-    """
-
-    ended = False
-    unsettled = 0
-
-    def look(self) -> Iterator[Came]:
-        """What came since the last look."""
-        raise NotImplementedError
-
-    def tell_left(self) -> None:
-        """Say what came and is not read."""
-
-    def close(self) -> None:
-        """Nobody looks any more."""
-
-
-class Cut(Source):
-    """Bytes that come in any portions, cut into documents where lines end."""
-
-    def __init__(self, path: str, jsonl: bool, piece: int | None, say: Say) -> None:
-        self.path, self.jsonl, self.piece, self.say = path, jsonl, piece, say
-        self.mark = ""
-        self.begin(0)
-
-    def begin(self, start: int, given: int = 0) -> None:
-        """Go on at a byte, and leave out what it has given already."""
-        self.start, self.given = start, given
-        self.line: list[bytes] = []  # parts of one that has not ended
-        self.block = b""  # lines that have, of a document that has not; begins at `start`
-
-    def feed(self, chunk: bytes) -> Iterator[Came]:
-        """Documents that end with these bytes."""
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            line = b"".join((*self.line, end, b"\n"))
-            self.line = []
-            blank = not line.strip()
-            if blank or self.jsonl:
-                yield from self.document()
-            self.block += line
-            if blank:
-                self.start, self.block = self.start + len(self.block), b""
-            elif self.jsonl or len(self.block) >= BLOCK:
-                yield from self.document()
-        if rest:
-            self.line.append(rest)
-            if sum(map(len, self.line)) > LONGEST_LINE:
-                raise DriftError(f"{self.where()}: a line is over {LONGEST_LINE // 1_000_000} MB; divide its text.")
-
-    def rest(self) -> Iterator[Came]:
-        """The last document, when no bytes come any more."""
-        self.block, self.line = self.block + b"".join(self.line), []
-        if not self.block.strip():
-            return
-        try:
-            yield from self.document()
-        except DriftError as error:
-            if not self.jsonl:
-                raise
-            self.say(f"{error}: the last line, which was not finished, is left out")
-
-    def where(self) -> str:
-        """For refusals."""
-        return f"{shown(self.path)}, byte {self.start}"
-
-    def document(self) -> Iterator[Came]:
-        """What has come together, as a document or its pieces."""
-        if not self.block:
-            return
-        raw, where = self.block, self.where()
-        refuse_binary(raw, where)
-        if self.jsonl:
-            record = parsed(raw.removeprefix(codecs.BOM_UTF8), where)
-        else:
-            try:
-                record = {"text": raw.decode()}
-            except UnicodeDecodeError as error:
-                raise DriftError(
-                    f"{shown(self.path)}: not UTF-8 at byte offset {self.start + error.start}; let it be written in "
-                    f"UTF-8, and convert what is there with `iconv -f latin1 -t utf-8`"
-                ) from error
-        name = "stdin" if self.path == STDIN else printable(self.path)
-        named = f"{name}:{self.start}-{hashlib.sha256(raw).hexdigest()[:8]}"
-        for number, document in enumerate(from_record(record, named, where, self.piece), 1):
-            if number > self.given:
-                yield document, Place(self.path, self.mark, self.start, number)
-        self.start, self.block, self.given = self.start + len(raw), b"", 0
-
-    def tell_left(self) -> None:
-        if held := len(self.block) + sum(map(len, self.line)):
-            unit = "line" if self.jsonl else "paragraph"
-            self.say(f"{shown(self.path)}: the last {held:,} bytes are not read, as their {unit} has not ended")
 
 
 class Growing(Cut):
@@ -296,27 +189,59 @@ class Growing(Cut):
                 yield from self.grown()
 
     def opens(self) -> bool:
-        """Open what is at the path; False where there is nothing now."""
-        try:
-            self.file = open(self.path, "rb")  # noqa: SIM115 - it stays open, so that nothing written to it is lost
-        except FileNotFoundError:
+        """Open what is to be read now; False where there is nothing."""
+        place, file = self.place, self.there()
+        self.label = shown(self.path)
+        if place is not None and not (file is not None and goes_on(file, place)):
+            moved = self.moved(place)
+            if moved is not None:
+                if file is not None:
+                    file.close()
+                file, name = moved, shown(moved.name)
+                self.say(
+                    f"{self.label} was moved to {name}, whose rest is read first; a file that came between that and "
+                    f"the present one is not read"
+                )
+                self.label = name
+            elif file is not None:
+                self.say(
+                    f"{self.label} is another file than before; it is read from its beginning, and what came into the "
+                    f"old one since is not read, as that is not found beside it"
+                )
+                place = None
+        if file is None:
             return False
-        found = os.fstat(self.file.fileno())
-        self.mark = str(found.st_ino)
-        place, self.place = self.place, None
-        if place is None or not (place.mark == self.mark and place.start < found.st_size and self.goes_on(place)):
-            if place is not None:
-                self.say(f"{shown(self.path)} is another file than before; it is read from its beginning")
-            place = Place(self.path, self.mark, 0, 0)
+        self.file, self.place = file, None
+        self.mark = mark_of(file)
+        place = place or Place(self.path, self.mark, 0, 0)
         self.begin(place.start, place.given)
-        self.file.seek(place.start)
+        file.seek(place.start)
         return True
 
-    def goes_on(self, place: Place) -> bool:
-        """Whether a line ends where one did before."""
-        assert self.file is not None
-        self.file.seek(max(0, place.start - 1))
-        return place.start == 0 or self.file.read(1) == b"\n"
+    def there(self) -> BinaryIO | None:
+        """What is at the path."""
+        try:
+            return open(self.path, "rb")  # it stays open, so that nothing written to it is lost
+        except FileNotFoundError:
+            return None
+
+    def moved(self, place: Place) -> BinaryIO | None:
+        """The file that was read up to a place, where a rotation left it: beside the path, under a longer name.
+
+        One whose name begins otherwise is left alone, as a file system gives the number of a deleted file to a new one.
+        """
+        folder, name = os.path.split(self.path)
+        stem, _ = os.path.splitext(name)
+        with suppress(OSError), os.scandir(folder or ".") as entries:  # what cannot be read is as good as gone
+            for entry in entries:
+                if str(entry.inode()) != place.mark or entry.name == name or not entry.name.startswith(stem):
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    file = open(os.path.join(folder, entry.name), "rb")  # noqa: SIM115 - as `there`
+                    if goes_on(file, place):
+                        return file
+                    file.close()
+        return None
 
     def grown(self) -> Iterator[Came]:
         """What was added, up to the size that it has now."""
@@ -343,6 +268,19 @@ class Growing(Cut):
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def mark_of(file: BinaryIO) -> str:
+    """What tells an open file from others of its file system."""
+    return str(os.fstat(file.fileno()).st_ino)
+
+
+def goes_on(file: BinaryIO, place: Place) -> bool:
+    """Whether it is the file that was read up to a place: its mark, longer than that, and a line ends there."""
+    if mark_of(file) != place.mark or os.fstat(file.fileno()).st_size <= place.start:
+        return False
+    file.seek(max(0, place.start - 1))
+    return place.start == 0 or file.read(1) == b"\n"
 
 
 class Pipe(Cut):

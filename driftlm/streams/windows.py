@@ -25,6 +25,8 @@ class Windows:
     def __post_init__(self) -> None:
         if self.window not in ("overlapping", "cached"):
             raise DriftError(f"--window was {self.window!r}; give overlapping or cached.")
+        if self.context < 1:
+            raise DriftError(f"--context was {self.context}; a token needs at least 1 before it, so give 1 or more.")
         if self.stride < 1:
             raise DriftError(f"--stride was {self.stride}; a window scores at least 1 new token, so give 1 or more.")
         if self.stride > self.context:

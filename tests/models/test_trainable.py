@@ -187,6 +187,22 @@ def test_what_cannot_be_learned_is_refused() -> None:
         choose(language, "lora")
 
 
+@pytest.mark.parametrize(
+    ("family", "targets", "largest"),
+    [("llama", "all-linear", 32), ("llama", "k_proj", 16), ("gpt2", "attention", 32)],  # k_proj is 32 x 16
+)
+@pytest.mark.parametrize("learn", ["lora", "dora"])
+def test_a_rank_that_no_change_can_have_is_refused(learn: str, family: str, targets: str, largest: int) -> None:
+    language = language_model(family)
+    before = {name: parameter.shape for name, parameter in language.model.named_parameters()}
+    for rank in (largest + 1, 100_000_000):  # the latter could not be allocated
+        with pytest.raises(DriftError, match=f"--rank was {rank}, .* above {largest}; give at most {largest}"):
+            choose(language, learn, rank=rank, targets=targets)
+    assert {name: parameter.shape for name, parameter in language.model.named_parameters()} == before
+    chosen = choose(language, learn, rank=largest, targets=targets).parameters
+    assert all(largest in p.shape for name, p in chosen.items() if "magnitude" not in name)
+
+
 def test_quantized_weights_learn_only_through_an_adapter() -> None:
     language = language_model("llama")
     language.model.is_quantized = True

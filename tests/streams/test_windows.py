@@ -75,7 +75,8 @@ def test_a_document_without_tokens_has_no_window() -> None:
         (("sliding", 8, 4), "--window was 'sliding'; give overlapping or cached"),
         (("cached", 8, 0), "--stride was 0.*give 1 or more"),
         (("cached", 8, -3), "--stride was -3"),
-        (("cached", 0, 1), "--stride 1 exceeds --context 0"),
+        (("cached", 0, 1), "^--context was 0.*give 1 or more"),
+        (("overlapping", -4, 0), "^--context was -4"),
         (("cached", 8, 9), "--stride 9 exceeds --context 8.*at most 8"),
     ],
 )
