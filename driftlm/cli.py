@@ -11,12 +11,13 @@ import tyro
 
 import driftlm
 from driftlm.bank_cli import BANK_VERBS, ask, bank
-from driftlm.claims_cli import STUDY_VERBS, studies
+from driftlm.claims_cli import CLAIMS, STUDY_VERBS, studies
 from driftlm.errors import DriftError
 from driftlm.export_cli import export
+from driftlm.home_cli import HOME_VERBS, home
 from driftlm.options import Machine, Stream
 from driftlm.serve_cli import serve
-from driftlm.snapshot_cli import HOME_VERBS, SNAPSHOT_VERBS, home, snapshot
+from driftlm.snapshot_cli import SNAPSHOT_VERBS, snapshot
 from driftlm.streams.windows import Windows
 from driftlm.train_cli import TRAIN_VERBS, train
 from driftlm.tune_cli import tune
@@ -257,12 +258,15 @@ def main(arguments: list[str] | None = None) -> None:
         code = 141
     except OSError as error:  # a full disk, a folder that went away
         place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"driftlm: the system refused: {error.strerror}{place}; mend that, then go on with --resume.",
-            file=sys.stderr,
-        )
+        then = "go on with --resume" if resumes(arguments) else "try again"
+        print(f"driftlm: the system refused: {error.strerror}{place}; mend that, then {then}.", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Whether the verb that the arguments name can go on with what it was stopped in."""
+    return arguments[:1] == ["read"] or arguments[:2] in [["study", name] for name in CLAIMS]
 
 
 def called(arguments: list[str]) -> int:

@@ -77,23 +77,27 @@ def serve(
     if learning.rule == "mixture":
         raise DriftError("a mixture of experts reads, but does not write; give another --rule.")
     try:
-        from driftlm.serving.running import run
+        from driftlm.serving.running import bound, run
     except ImportError as error:
         raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
     import torch
 
+    from driftlm.live.identity import locked
     from driftlm.live.opening import loaded
     from driftlm.live.settings import HomeSettings
-    from driftlm.live.tenants import Tenants
+    from driftlm.live.tenants import HOMES, Tenants
     from driftlm.serving.app import application
     from driftlm.serving.engine import Engine
 
     place = str(Path(networks).resolve()) if networks else ""
     settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
-    model = loaded(machine, machine.model)
-    machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
-    with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue, batch) as engine:
-        run(application(engine, limits, known), engine, host, port)
+    with bound(host, port) as sockets:
+        if Path(home_folder).is_dir():
+            os.close(locked(Path(home_folder), HOMES))  # refused before the model is loaded
+        model = loaded(machine, machine.model)
+        machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
+        with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue, batch) as engine:
+            run(application(engine, limits, known), engine, sockets)
     return 0
 
 

@@ -23,9 +23,12 @@ ABOUT = {  # where the schema says no more than a function's name
     "GET /v1/memory": "The documents behind the present state, in the order they were read, without their texts.",
     "POST /v1/memory/forget": (
         "Forget documents: the state becomes the one in which they were never read. `cost` only says what that takes; "
-        "`purge` makes the snapshots that hold them anew."
+        "`purge` makes the snapshots that hold them anew; without ids, those that hold what was forgotten before."
     ),
-    "POST /v1/memory/expire": "Forget the documents whose newest version is from before a time.",
+    "POST /v1/memory/expire": (
+        "Forget the documents whose newest version is from before a time, also those that are not behind the present "
+        "state. `purge` makes the snapshots that hold them, or what was forgotten before, anew."
+    ),
     "GET /v1/memory/{id}": "The newest version of a document, with its text.",
     "DELETE /v1/memory/{id}": "Forget one document.",
     "GET /v1/snapshots": "All snapshots, the oldest first.",
@@ -33,7 +36,8 @@ ABOUT = {  # where the schema says no more than a function's name
     "DELETE /v1/snapshots/{name}": "Remove a snapshot.",
     "POST /v1/snapshots/restore": (
         "Go back to a snapshot, to before a document was read, or to a day; exactly one of the three. Later documents "
-        "stay in the journal, but are not behind the state."
+        "stay in the journal, but are not behind the state. `left` says how many leave it, and `kept_by` which "
+        "snapshots hold the present state, to come back to."
     ),
 }
 NEWS = [

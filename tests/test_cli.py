@@ -160,6 +160,26 @@ def test_what_cannot_be_parsed_goes_to_stderr(line: str, capsys: Capture) -> Non
     assert outcome.code == 2 and outcome.out == "" and line.split()[0] in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("line", "then"),
+    [
+        ("read book.txt", "go on with --resume"),
+        ("study online --data d --out o", "go on with --resume"),
+        ("study forgetting", "try again"),
+        ("home new place", "try again"),
+        ("serve --home-folder read", "try again"),
+    ],
+)
+def test_who_cannot_resume_is_not_told_to(
+    line: str, then: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(arguments: list[str]) -> int:
+        raise OSError(28, "No space left on device", "place")
+
+    monkeypatch.setattr("driftlm.cli.called", full)
+    refused(driftlm(capsys, *line.split()), f"No space left on device (place); mend that, then {then}.")
+
+
 def test_without_a_verb_the_verbs_are_named(capsys: Capture) -> None:
     outcome = driftlm(capsys)
     assert outcome.code == 2 and outcome.out == ""

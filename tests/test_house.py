@@ -59,13 +59,14 @@ ALLOWED: dict[str, set[str]] = {
     "train_cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "tune_cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "live": RECORDED | {"options"},
-    "snapshot_cli": RECORDED | {"options", "bank_cli", "live"},
+    "home_cli": RECORDED | {"options", "bank_cli", "live"},
+    "snapshot_cli": RECORDED | {"bank_cli", "home_cli", "live"},
     "export_cli": RECORDED | {"options", "bank_cli"} | VERBS,
     "serving": RECORDED | {"options", "live"},
     "serve_cli": RECORDED | {"options", "live", "serving"},
     "cli": RECORDED
     | {"options", "bank_cli", "claims_cli", "export_cli", "studies", "train_cli", "tune_cli", "snapshot_cli", "live"}
-    | {"serve_cli"}
+    | {"home_cli", "serve_cli"}
     | VERBS,
     "__main__": {"cli"},
     "__init__": RECORDED,  # the public names, loaded when first used

@@ -286,6 +286,14 @@ class Home:
             )
         return found.history
 
+    def left_by(self, history: Sequence[int]) -> list[int]:
+        """Rows that a restoring of a history would take out of the present state."""
+        return sorted(set(self.history) - set(history))
+
+    def kept_by(self) -> list[str]:
+        """Names of the snapshots that hold exactly the present state; a damaged one does not."""
+        return [base.name for base in self.replay.kept() if base.history == self.history]
+
     def restore(self, history: Sequence[int]) -> None:
         """Go to a history that `point` gave. The journal keeps later documents, inactive: a later snapshot has them."""
         self.refuse_unready()

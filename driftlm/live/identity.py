@@ -87,12 +87,12 @@ def read_digest(hashes: Mapping[int, str], history: Sequence[int]) -> str:
     return digest.hexdigest()
 
 
-def locked(folder: Path) -> int:
-    """A descriptor of the folder that no other has while it is open."""
+def locked(folder: Path, what: str = "the home") -> int:
+    """A descriptor of the folder that no other has while it is open; a refusal says what it is the folder of."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise DriftError(f"the home {folder} is open already, here or in another process; close it there.") from error
+        raise DriftError(f"{what} {folder} is open already, here or in another process; close it there.") from error
     return descriptor

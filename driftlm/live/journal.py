@@ -40,7 +40,7 @@ class Entry:
         time: as its source writes it.
         text: what was read.
         read_at: when, ISO 8601 in UTC.
-        totals: of this document alone; `updates` and `rollbacks` are those of the memory so far.
+        totals: of this document alone.
         active: whether the present weights have read it.
     """
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from driftlm.errors import DriftError
 from driftlm.live.journal import Entry
-from driftlm.streams.moments import moment_of
+from driftlm.streams.moments import UNDERSTOOD, moment_of
 
 
 def before(entries: Iterable[Entry], document: str) -> list[int]:
@@ -36,7 +36,7 @@ def as_of(entries: Sequence[Entry], time: str) -> list[int]:
     end = end_of(time)
     moments = [moment_of(entry.time) for entry in entries]
     if end is None:
-        raise DriftError(f"--as-of was {time!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
+        raise DriftError(f"--as-of was {time!r}; give {UNDERSTOOD}.")
     if all(moment is None for moment in moments):
         raise DriftError("no document that was read names a time; give --before DOCUMENT instead.")
     later = [place for place, moment in enumerate(moments) if moment is not None and moment >= end]

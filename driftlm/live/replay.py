@@ -84,6 +84,7 @@ class Replay:
             watch: gets every window when it was scored.
         """
         began, totals = time.perf_counter(), Totals()
+        updates, rollbacks = self.memory.counts.updates, self.memory.counts.rollbacks
         baseline = self.baseline if compare else None
         if baseline is not None:
             baseline.reset()
@@ -94,8 +95,8 @@ class Replay:
         return replace(
             totals,
             documents=1,
-            updates=counts.updates,
-            rollbacks=counts.rollbacks,
+            updates=counts.updates - updates,
+            rollbacks=counts.rollbacks - rollbacks,
             seconds=time.perf_counter() - began,
         )
 
@@ -158,8 +159,14 @@ class Replay:
 
     def bases(self) -> list[Base]:
         """States that can be read on from: the start, the checkpoint, and snapshots of rows that are all there."""
-        hashes = self.journal.hashes()
-        found = [Base("start", [], lambda: None)]
+        found = [Base("start", [], lambda: None), *self.kept()]
+        if self.saved is not None:
+            found.append(Base("checkpoint", self.saved, lambda: read_checkpoint(self.checkpoint, self.priors)))
+        return found
+
+    def kept(self) -> list[Base]:
+        """The snapshots of rows that are all there."""
+        hashes, found = self.journal.hashes(), list[Base]()
         for name in self.snapshots.names():
             try:
                 one = self.snapshots.read(name)
@@ -168,8 +175,6 @@ class Replay:
             same = {"model": one.model, "settings": one.settings} == self.about
             if same and not set(one.history) - hashes.keys() and read_digest(hashes, one.history) == one.read:
                 found.append(Base(one.name, one.history, lambda one=one: self.snapshots.load(one, self.priors)))  # type: ignore[misc]
-        if self.saved is not None:
-            found.append(Base("checkpoint", self.saved, lambda: read_checkpoint(self.checkpoint, self.priors)))
         return found
 
 

@@ -1,4 +1,4 @@
-"""Several tenants, each with a home of its own, over one frozen model in memory."""
+"""Several tenants, each with a home of its own, over one frozen model in memory; one process at a time has them."""
 
 import os
 import re
@@ -13,11 +13,13 @@ from driftlm.bank.networks import BankNetworks
 from driftlm.errors import DriftError
 from driftlm.live.building import networks_for
 from driftlm.live.home import Home
+from driftlm.live.identity import locked
 from driftlm.live.settings import HomeSettings
 from driftlm.models.loading import LanguageModel
 from driftlm.options import Machine
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+HOMES = "the folder of homes"
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Tenants:
     Any thread may use a tenant; one at a time has it, and once. Different tenants can be used at the same time.
 
     Args:
-        folder: of all; made where it does not exist.
+        folder: of all; made where it does not exist. Nobody else can open it before `close`.
         language_model: of all; it stays as it is.
         settings: of homes that are not there yet; the others have their own.
         most_in_memory: homes that stay open, at most, besides those in use.
@@ -71,6 +73,7 @@ class Tenants:
         self.most_in_memory, self.machine = most_in_memory, machine
         self.networks = networks or networks_for(settings, language_model)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = locked(self.folder, HOMES)
         self.map = Lock()
         self.places: OrderedDict[str, Place] = OrderedDict()  # the least recently used first
 
@@ -135,9 +138,14 @@ class Tenants:
             return [name for name, place in self.places.items() if place.home is not None]
 
     def close(self) -> None:
-        """Close all homes; nobody may have one."""
-        with self.map:
-            self.evict(0)
+        """Close all homes, and let go of the folder; nobody may have one."""
+        try:
+            with self.map:
+                self.evict(0)
+        finally:
+            if self.lock >= 0:
+                os.close(self.lock)
+            self.lock = -1
 
     def __enter__(self) -> "Tenants":
         return self

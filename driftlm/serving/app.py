@@ -73,8 +73,17 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"][1:])) or "the body"
-        message = first["msg"] if first["type"] == "unsupported" else f"{where}: {first['msg']}; correct it."
-        return said(400, message, "invalid_request_error", param=where, code=first["type"])
+        what = first["type"]
+        message = first["msg"] if what == "unsupported" else f"{where}: {first['msg']}; correct it."
+        if what == "json_invalid":
+            where, message = "the body", f"the body is no JSON ({first['ctx']['error']}); send one JSON object."
+        elif first["loc"] == ("body",) and isinstance(first["input"], bytes):  # it was not taken for JSON
+            message = "the body is not said to be JSON; send content-type: application/json."
+        elif what == "extra_forbidden":
+            is_time = first["loc"][1] == "documents" and first["loc"][-1] == "date"
+            hint = "a document's date is its `time`." if is_time else "leave it out."
+            message = f"{where}: there is no such field; {hint}"
+        return said(400, message, "invalid_request_error", param=where, code=what)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:

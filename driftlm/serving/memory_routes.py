@@ -13,7 +13,7 @@ from driftlm.live.journal import Entry, facts_of
 from driftlm.live.snapshots import described
 from driftlm.serving.served import Missing, PartlyRead, Served
 from driftlm.streams.documents import Document
-from driftlm.streams.moments import moment_of
+from driftlm.streams.moments import UNDERSTOOD, moment_of
 
 MOST_LISTED = 1000
 
@@ -50,11 +50,11 @@ def found(home: Home, id: str) -> dict[str, Any]:
 
 
 def forgotten(home: Home, ids: list[str], purge: bool, cost: bool) -> dict[str, Any]:
-    """Forget documents, or only say what that would take."""
+    """Forget documents, or only say what that would take; without any, a purge is of those forgotten before."""
     missing = [id for id in ids if not home.journal.versions(id)]
     if missing:
         raise Missing(f"no document {missing[0]!r} was read; GET /v1/memory lists those that were.")
-    if not ids:
+    if not ids and not purge:
         return {"forgotten": [], "held_by": [], "cost": None}
     planned = (forgetting.plan if cost else forgetting.forget)(home, *ids, purge=purge)
     return {
@@ -65,11 +65,14 @@ def forgotten(home: Home, ids: list[str], purge: bool, cost: bool) -> dict[str, 
 
 
 def expired(home: Home, before: str, purge: bool, cost: bool) -> dict[str, Any]:
-    """Forget documents whose newest version is from before a time; those without a time stay."""
+    """Forget documents whose newest version is from before a time; those without a time stay.
+
+    Documents that are not behind the present state are among them: their text is kept as well.
+    """
     end = moment_of(before)
     if end is None:
-        raise DriftError(f"before was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
-    moments = {entry.id: moment_of(entry.time) for entry in home.journal.entries(home.history)}
+        raise DriftError(f"before was {before!r}; give {UNDERSTOOD}.")
+    moments = {entry.id: moment_of(entry.time) for entry in home.journal.entries(home.journal.hashes())}
     return forgotten(home, [id for id, at in moments.items() if at is not None and at < end], purge, cost)
 
 
@@ -88,12 +91,13 @@ def removed(home: Home, name: str) -> dict[str, Any]:
 
 
 def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> dict[str, Any]:
-    """Go to a state, or only say what that would take."""
+    """Go to a state, or only say what that would take, and what would leave the state."""
     target = home.point(snapshot=snapshot, before_document=before, as_of_time=as_of)
-    price = home.replay.cost(target)
+    price, left, kept = home.replay.cost(target), len(home.left_by(target)), home.kept_by()
     if not cost:
         home.restore(target)
-    return {"restored": not cost, "documents": len(home.history), "cost": asdict(price)}
+    facts = {"restored": not cost, "documents": len(home.history)}
+    return facts | {"left": left, "kept_by": kept, "cost": asdict(price)}
 
 
 def memory_routes(served: Served) -> Any:

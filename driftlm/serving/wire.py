@@ -1,19 +1,22 @@
 """What requests and refusals look like.
 
-Requests are strict, every size is bounded, and there is a sentence for what the OpenAI API has and this has not.
+Requests are strict, every size is bounded, and there is a sentence for what the OpenAI API has and this has not. Of its
+fields those that could not change an answer here are taken and ignored.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from driftlm.streams.moments import UNDERSTOOD, moment_of
 
 TEXT = 64_000_000  # characters; the server's limit of a body is below
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Time = Annotated[str, Field(min_length=1, max_length=64)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)]
-Ids = Annotated[list[Id], Field(min_length=1, max_length=1024)]
+Ids = Annotated[list[Id], Field(max_length=1024)]
 
 
 class Wire(BaseModel):
@@ -25,6 +28,13 @@ class Wire(BaseModel):
 def refuse(kind: str, message: str) -> None:
     """Refuse a request with a sentence."""
     raise PydanticCustomError("unsupported", "{what}: {message}", {"what": kind, "message": message})
+
+
+def understood(time: str) -> str:
+    """A time that can be read, as it was given."""
+    if moment_of(time) is None:
+        refuse("time", f"{time!r} cannot be read as one; give {UNDERSTOOD}, or leave it out.")
+    return time
 
 
 class StreamOptions(Wire):
@@ -128,6 +138,10 @@ class ChatRequest(Generation):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
+    parallel_tool_calls: bool | None = None  # from here on ignored
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def refuse_tools(self) -> "ChatRequest":
@@ -148,7 +162,7 @@ class DocumentIn(Wire):
 
     id: Id
     text: Annotated[str, Field(min_length=1, max_length=TEXT)]
-    time: Time | None = None
+    time: Annotated[Time, AfterValidator(understood)] | None = None
 
 
 class ReadRequest(Wire):
@@ -166,11 +180,18 @@ class ReadRequest(Wire):
 
 
 class ForgetRequest(Wire):
-    """Of `/v1/memory/forget`."""
+    """Of `/v1/memory/forget`; without ids, a purge is of what was forgotten before."""
 
     ids: Ids
     purge: bool = False
     cost: bool = False
+
+    @model_validator(mode="after")
+    def refuse_none(self) -> "ForgetRequest":
+        """Nothing to do."""
+        if not self.ids and not self.purge:
+            refuse("ids", "no document was named; give some, or purge to forget earlier ones in snapshots as well.")
+        return self
 
 
 class ExpireRequest(Wire):

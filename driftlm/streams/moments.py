@@ -4,6 +4,8 @@ import math
 import re
 from datetime import UTC, datetime
 
+UNDERSTOOD = "a date such as 2024-05-01, a year, or seconds since 1970"
+
 
 def moment_of(time: str | None) -> float | None:
     """Seconds since 1970 of a time as a source writes it, or None where it cannot be read.

@@ -55,7 +55,8 @@ def test_totals_are_those_of_the_document(tmp_path: Path) -> None:
     with home_in(tmp_path / "home") as home:
         one, two = (home.read(document).totals for document in READ[:2])
     assert (one.tokens, one.nats, one.static_nats) == (middle.tokens, middle.nats, middle.static_nats)
-    assert two.tokens == last.tokens - middle.tokens and two.documents == 1 and two.updates == memory.counts.updates
+    assert two.tokens == last.tokens - middle.tokens and two.documents == 1
+    assert one.updates > 0 < two.updates and one.updates + two.updates == memory.counts.updates
     assert two.nats == pytest.approx(last.nats - middle.nats) and two.seconds > 0
     assert two.static_nats == pytest.approx((last.static_nats or 0) - (middle.static_nats or 0))
 

@@ -47,10 +47,13 @@ def test_a_home_is_taken_back_and_on_again(home: str, capsys: Capture) -> None:
     assert asked.summary["cost"]["documents"] == 1 and asked.summary["cost"]["start"] == "one"
     assert "1 documents" in asked.err and "read again from 'one'" in asked.err
     assert listed(capsys, home) == {"n0": True, "n1": True, "n2": True}
+    assert asked.summary["left"] == 1 and asked.summary["kept_by"] == ["all"]
+    assert "1 documents would leave the state" in asked.err and "'all' holds the present state" in asked.err
     for where, count in ((["--as-of", "2001"], 2), (["--before", "n1"], 1), (["all"], 3), (["one"], 1)):
         assert driftlm(capsys, "snapshot", "restore", home, *where, "--json").summary["documents"] == count
         assert list(listed(capsys, home).values()).count(True) == count
     assert "(not behind the present state)" in driftlm(capsys, "home", "ls", home).out
+    assert "leave the state" not in driftlm(capsys, "snapshot", "restore", home, "all").err
 
     found = driftlm(capsys, "snapshot", "diff", home, "one", "all", "--json").summary
     assert found["added"] == ["n1", "n2"] and found["missing"] == []
@@ -65,6 +68,25 @@ def test_a_home_is_taken_back_and_on_again(home: str, capsys: Capture) -> None:
     damaged.write_bytes(b"")
     problems = driftlm(capsys, "snapshot", "verify", home)
     assert problems.code == 1 and damaged.name in problems.out
+
+
+def test_it_is_said_that_no_snapshot_leads_back(home: str, capsys: Capture) -> None:
+    where = ("snapshot", "restore", home, "one")
+    assert "2 documents would leave the state" in (asked := driftlm(capsys, *where, "--cost")).err
+    assert "no snapshot holds the present state: make one first" in asked.err
+    done = driftlm(capsys, *where, "--json")
+    assert "2 documents leave the state" in done.err and "read them again" in done.err
+    assert done.summary["left"] == 2 and done.summary["kept_by"] == []
+
+
+def test_a_time_that_nobody_can_read_is_said_once_and_the_document_is_read(
+    home: str, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = [{"id": f"x{number}", "text": words(6, number), "date": "yesterdayish"} for number in range(2)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = driftlm(capsys, "home", "read", home, tmp_path / "more.jsonl")
+    assert read.code == 0 and read.err.count("'yesterdayish'") == 1 and "'x0'" in read.err
+    assert "such as 2024-05-01" in read.err and listed(capsys, home).keys() >= {"x0", "x1"}
 
 
 def test_documents_are_forgotten_with_the_cost_said_first(home: str, capsys: Capture) -> None:

@@ -133,3 +133,10 @@ def test_a_home_that_failed_is_opened_again(tmp_path: Path, monkeypatch: pytest.
             pass
         with tenants.using("bo") as home:
             home.read(READ[2])
+
+
+def test_a_folder_of_homes_is_open_once(tmp_path: Path) -> None:
+    with Tenants(tmp_path, model(), KINDS["words"]), pytest.raises(DriftError, match="open already"):
+        Tenants(tmp_path, model(), KINDS["words"])
+    with Tenants(tmp_path, model(), KINDS["words"]) as tenants:
+        tenants.close()  # twice is as good as once

@@ -250,3 +250,26 @@ def test_only_json_is_read(one: Server) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         assert one.client.post("/v1/read", content=body, headers={"content-type": kind}).status_code == 400
     assert one.client.post("/v1/read", content=body, headers={"content-type": "application/json"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "part"),
+    [
+        ("application/json", b"{bad", "the body is no JSON (Expecting property name"),
+        ("text/plain", b'{"text": "the sea"}', "send content-type: application/json."),
+        (None, b'{"text": "the sea"}', "send content-type: application/json."),
+        ("application/json", b'{"documents": [{"id": "a", "text": "b", "date": "2001"}]}', "date is its `time`."),
+        ("application/json", b'{"documents": [{"id": "a", "text": "b", "path": "/etc"}]}', "no such field; leave it"),
+        ("application/json", b'{"text": "a", "date": "2001"}', "no such field; leave it"),
+    ],
+)
+def test_a_refusal_says_what_to_send(one: Server, kind: str | None, body: bytes, part: str) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    refused = one.client.post("/v1/read", content=body, headers=headers)
+    assert refused.status_code == 400 and part in refused.json()["error"]["message"], refused.text
+
+
+def test_fields_that_change_no_answer_are_ignored(one: Server) -> None:
+    ignored = {"store": True, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": False}
+    plain, made = (one.chat("the sea", max_tokens=4, **more) for more in ({}, ignored))
+    assert made.status_code == 200 and made.json()["choices"] == plain.json()["choices"]

@@ -298,3 +298,33 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, more: tuple[str, ...],
     place = ("--model", tiny_model(tmp_path), "--home-folder", "homes", *GRID, *more)
     outcome = finish(tmp_path, "serve", *place)
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and part in outcome.err, outcome
+
+
+def test_a_port_that_is_taken_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = finish(tmp_path, "serve", "--model", "missing", "--home-folder", "homes", "--port", port)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome
+    assert f"port {port} of 127.0.0.1 is taken" in outcome.err and not (tmp_path / "homes").exists()
+
+
+def test_a_second_server_over_the_same_homes_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, "--learn", "none") as served:
+        outcome = finish(tmp_path, "serve", "--model", "missing", "--home-folder", "homes", "--port", 0)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome
+        assert "homes is open already" in outcome.err and served.process.running()
+
+
+def test_a_name_with_addresses_of_two_kinds_is_served_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from driftlm import DriftError
+    from driftlm.serving.running import bound
+
+    here, elsewhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)), "192.0.2.1"  # RFC 5737: nowhere
+    away = (*here[:4], (elsewhere, 0))
+    for found in ([here, away], [away, here]):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        with bound("name", 0) as sockets:
+            assert [one.getsockname()[0] for one in sockets] == ["127.0.0.1"]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [away])
+    with pytest.raises(DriftError, match="cannot be listened to"), bound("name", 0):
+        pass
