@@ -66,7 +66,7 @@ def lines(
     if linear < math.inf:
         most = max(point["value"] if point["high"] is None else point["high"] for point in points)
         ticks = [0.0, *(tick for tick in decades(linear) if tick <= most)]
-        scale, axis = alt.Scale(type="symlog", constant=linear), alt.Axis(values=ticks, format="~g")
+        scale, axis = alt.Scale(type="symlog", constant=linear), alt.Axis(values=ticks, labelExpr="datum.value")
     y = alt.Y("value:Q", title=title, scale=scale, axis=axis)
     base = alt.Chart(alt.InlineData(values=list(points))).encode(x=x, color=_hue(groups))
     line = base.mark_line(strokeWidth=2.5).encode(y=y)
