@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,16 +52,13 @@ def new(
         compare: score the `static` model on the same windows, or `none`.
         json: one JSON object on stdout.
     """
-    import torch
-
     from driftlm.live.home import Home
-    from driftlm.live.opening import loaded
+    from driftlm.live.opening import loaded_for_new
     from driftlm.live.settings import HomeSettings
 
     place = str(Path(networks).resolve()) if networks else ""
     settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
-    model = loaded(machine, machine.model)
-    machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
+    model, machine = loaded_for_new(machine)
     with Home.create(home, model, settings, machine=machine) as made:
         return said({"home": home, "model": str(made.facts["model"]["name"])}, json)
 

@@ -1,7 +1,6 @@
 """The verb `serve`; heavy imports inside."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -80,10 +79,8 @@ def serve(
         from driftlm.serving.running import bound, run
     except ImportError as error:
         raise DriftError('the server needs the extra `serve`; pip install "driftlm[serve]".') from error
-    import torch
-
     from driftlm.live.identity import locked
-    from driftlm.live.opening import loaded
+    from driftlm.live.opening import loaded_for_new
     from driftlm.live.settings import HomeSettings
     from driftlm.live.tenants import HOMES, Tenants
     from driftlm.serving.app import application
@@ -94,8 +91,7 @@ def serve(
     with bound(host, port) as sockets:
         if Path(home_folder).is_dir():
             os.close(locked(Path(home_folder), HOMES))  # refused before the model is loaded
-        model = loaded(machine, machine.model)
-        machine = replace(machine, threads=torch.get_num_threads())  # the same bits need the same
+        model, machine = loaded_for_new(machine)
         with Engine(Tenants(home_folder, model, settings, most_in_memory, machine=machine), queue, batch) as engine:
             run(application(engine, limits, known), engine, sockets)
     return 0

@@ -53,14 +53,15 @@ def write_pages(out: Path) -> int:
     (folder / "charts").mkdir()
     for chart in RESULTS.glob("*.png"):
         shutil.copy(chart, folder / "charts")
+    of_verbs = verb_pages()
     made = {"studies.md": studies_page(), "api.md": names_page(), "http.md": routes_page()}
-    made |= {f"cli/{name}.md": text for name, text in verb_pages().items()}
+    made |= {f"cli/{name}.md": text for name, text in of_verbs.items()}
     for name, text in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     index = "          - cli/index.md\n"
-    verbs = "".join(index.replace("index", name) for name in verb_pages() if name != "index")
+    verbs = "".join(index.replace("index", name) for name in of_verbs if name != "index")
     (out / "mkdocs.yml").write_text(settings.replace(index, index + verbs), encoding="utf-8")
     return len(list(folder.rglob("*.md")))
 

@@ -1,6 +1,9 @@
 """A home by its folder alone, with the model that it was made with, on the machine that it names."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from driftlm.errors import DriftError
 from driftlm.live.home import Home
@@ -21,6 +24,11 @@ def opened(folder: str | Path) -> Home:
     except TypeError as error:
         raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
     return Home.open(folder, loaded(machine, facts["model"]["name"]))
+
+
+def loaded_for_new(machine: Machine) -> tuple[LanguageModel, Machine]:
+    """The model of homes that are to be made, and the machine as they name it: the same bits need the same threads."""
+    return loaded(machine, machine.model), replace(machine, threads=torch.get_num_threads())
 
 
 def loaded(machine: Machine, name: str) -> LanguageModel:
