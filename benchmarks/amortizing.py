@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 from driftlm import Learning, WeightMemory, Windows, load
-from driftlm.bank.networks import BUNDLED, load_networks
-from driftlm.banking import AT_A_TIME
+from driftlm.homes.bank_folder import AT_A_TIME
+from driftlm.memories.bank.networks import BUNDLED, load_networks
 from driftlm.streams.documents import Document
 from driftlm.streams.facts import facts
 from driftlm.streams.windows import split

@@ -14,9 +14,9 @@ from statistics import median
 
 import torch
 
-from driftlm.bank.networks import load_networks
 from driftlm.evaluation import asking
-from driftlm.evaluation.rivals import Terms, taking_part
+from driftlm.evaluation.candidates import Terms, taking_part
+from driftlm.memories.bank.networks import load_networks
 from driftlm.streams.facts import facts
 from driftlm.streams.questions import QuestionStream
 

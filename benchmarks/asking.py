@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from driftlm.bank.aggregate import Aggregator, AggregatorSettings
+from driftlm.memories.bank.aggregate import Aggregator, AggregatorSettings
 
 VECTORS, WIDTH = 12, 768
 SETTINGS = AggregatorSettings(width=WIDTH, vectors=VECTORS, blocks=4, heads=8, head_width=96)

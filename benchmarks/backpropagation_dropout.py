@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from driftlm.bank.batches import fact_batches
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import BankTraining
-from driftlm.bank.training import Trainer
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import BankTraining
 from driftlm.models.loading import load
+from driftlm.training.batches import fact_batches
+from driftlm.training.meta_training import Trainer
 
 GOAL = 1.1  # x the kept share
 

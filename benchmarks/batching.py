@@ -25,9 +25,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from driftlm import Learning, WeightMemory, Window, Windows, load
+from driftlm.memories.weights.rows import WeightRows
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import split
-from driftlm.weights.batched import WeightRows
 
 GOALS = {"cpu": "16 streams on two cores >= 1.5 x", "cuda": "streams side by side >= 8 x"}
 LEARNING = Learning("lora", rank=8, rule="adam", learning_rate=1e-3, reset="document")

@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.served import Client, address_in, arguments_of
 from driftlm import Learning, Windows, load, read_stream
-from driftlm.cli import main as command_line
-from driftlm.live.building import begin, memory_for
-from driftlm.live.home import Home
-from driftlm.live.settings import HomeSettings
-from driftlm.live.verifying import verify
-from driftlm.memory import State
+from driftlm.cli.main import main as command_line
+from driftlm.homes.home import Home
+from driftlm.homes.verifying import verify
+from driftlm.memories.base import State
+from driftlm.memories.build import begin, memory_for
+from driftlm.memories.settings import HomeSettings
 from driftlm.models.loading import LanguageModel
 
 SETTINGS = HomeSettings(
@@ -37,7 +37,7 @@ SETTINGS = HomeSettings(
     compare="none",
 )
 KILLS_OF_A_HOME = 10
-HEAVY = ["peft", "driftlm.formats", "driftlm.live.tenants", "driftlm.serving.running", "fastapi", "uvicorn"]
+HEAVY = ["peft", "driftlm.runs.formats", "driftlm.homes.tenants", "driftlm.serving.running", "fastapi", "uvicorn"]
 WAITING = 60.0  # seconds for a server to listen
 
 

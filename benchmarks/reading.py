@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from driftlm import Learning, WeightMemory, Window, Windows, load
-from driftlm.evaluation.cost import counted_flops, peak_resident_bytes
+from driftlm.cost.summary import counted_flops, peak_resident_bytes
 from driftlm.streams.windows import split
 
 RATE = 1e-3

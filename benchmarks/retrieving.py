@@ -16,8 +16,8 @@ from statistics import median, quantiles
 
 import torch
 
-from driftlm.context.bm25 import BM25Index, terms_of
-from driftlm.context.dense import DenseIndex
+from driftlm.memories.context.bm25 import BM25Index, terms_of
+from driftlm.memories.context.dense import DenseIndex
 from driftlm.streams.facts import facts
 
 ADDED, BM25_MS, DENSE_MS = 5000, 5.0, 20.0  # goals: documents a second, ms a question

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from driftlm.live.settings import HomeSettings
+from driftlm.memories.settings import HomeSettings
 
 
 def arguments_of(folder: Path, settings: HomeSettings, threads: int, *more: str) -> list[str]:

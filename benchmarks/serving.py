@@ -40,8 +40,8 @@ import torch
 from benchmarks.killing import killed
 from benchmarks.served import Client, started
 from driftlm import Learning, Windows, __version__, load
-from driftlm.live.home import Home
-from driftlm.live.settings import HomeSettings
+from driftlm.homes.home import Home
+from driftlm.memories.settings import HomeSettings
 from driftlm.streams.facts import facts
 from driftlm.studies.running import machine
 

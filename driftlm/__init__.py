@@ -9,37 +9,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from driftlm.bank.networks import BankNetworks, load_networks
-    from driftlm.bank.source import BankSource
-    from driftlm.composed import BankMemory, ComposedMemory
-    from driftlm.errors import DriftError
-    from driftlm.evaluation.prequential import Step, Totals, read_stream
+    from driftlm.core.errors import DriftError
+    from driftlm.memories.bank.networks import BankNetworks, load_networks
+    from driftlm.memories.bank.source import BankSource
+    from driftlm.memories.composed import BankMemory, ComposedMemory
+    from driftlm.memories.loop import Step, Totals, read_stream
+    from driftlm.memories.weights.dynamic import WeightMemory
+    from driftlm.memories.weights.learning import Learning
+    from driftlm.memories.weights.mixture import MixtureMemory
     from driftlm.models.loading import LanguageModel, load
     from driftlm.streams.documents import Document, read_documents
     from driftlm.streams.windows import Window, Windows
-    from driftlm.weights.dynamic import WeightMemory
-    from driftlm.weights.learning import Learning
-    from driftlm.weights.mixture import MixtureMemory
 
 PLACES = {
-    "BankNetworks": "driftlm.bank.networks",
-    "load_networks": "driftlm.bank.networks",
-    "BankSource": "driftlm.bank.source",
-    "BankMemory": "driftlm.composed",
-    "ComposedMemory": "driftlm.composed",
-    "DriftError": "driftlm.errors",
+    "BankNetworks": "driftlm.memories.bank.networks",
+    "load_networks": "driftlm.memories.bank.networks",
+    "BankSource": "driftlm.memories.bank.source",
+    "BankMemory": "driftlm.memories.composed",
+    "ComposedMemory": "driftlm.memories.composed",
+    "DriftError": "driftlm.core.errors",
     "Document": "driftlm.streams.documents",
     "read_documents": "driftlm.streams.documents",
     "Window": "driftlm.streams.windows",
     "Windows": "driftlm.streams.windows",
     "LanguageModel": "driftlm.models.loading",
     "load": "driftlm.models.loading",
-    "Learning": "driftlm.weights.learning",
-    "WeightMemory": "driftlm.weights.dynamic",
-    "MixtureMemory": "driftlm.weights.mixture",
-    "read_stream": "driftlm.evaluation.prequential",
-    "Step": "driftlm.evaluation.prequential",
-    "Totals": "driftlm.evaluation.prequential",
+    "Learning": "driftlm.memories.weights.learning",
+    "WeightMemory": "driftlm.memories.weights.dynamic",
+    "MixtureMemory": "driftlm.memories.weights.mixture",
+    "read_stream": "driftlm.memories.loop",
+    "Step": "driftlm.memories.loop",
+    "Totals": "driftlm.memories.loop",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m driftlm`."""
 
-from driftlm.cli import main
+from driftlm.cli.main import main
 
 if __name__ == "__main__":
     main()

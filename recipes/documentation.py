@@ -98,7 +98,7 @@ def build(out: Path) -> str:
 
 def verb_pages() -> dict[str, str]:
     """A page for every verb, by its name, those of a group on one page; and `index`, which lists them."""
-    from driftlm.cli import GROUPS, VERBS
+    from driftlm.cli.main import GROUPS, VERBS
 
     pages, lines = {}, []
     for verb in VERBS:
@@ -130,7 +130,7 @@ def anchor(name: str) -> str:
 @cache
 def help_text(name: str) -> str:
     """What a verb's `--help` prints."""
-    from driftlm.cli import called
+    from driftlm.cli.main import called
 
     said, columns = io.TextIOWrapper(io.BytesIO(), "utf-8"), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "120"  # one column of boxes, however many there are

@@ -104,11 +104,11 @@ def sent() -> tuple[dict[str, Any], dict[str, str]]:
     from starlette.testclient import TestClient
 
     from driftlm import Windows, load
-    from driftlm.live.settings import HomeSettings
-    from driftlm.live.tenants import Tenants
+    from driftlm.homes.tenants import Tenants
+    from driftlm.memories.settings import HomeSettings
+    from driftlm.memories.weights.learning import FROZEN
     from driftlm.serving.app import application
     from driftlm.serving.engine import Engine
-    from driftlm.weights.learning import FROZEN
 
     settings = HomeSettings(Windows("overlapping", 128, 64), FROZEN, ("bank",))
     with TemporaryDirectory() as folder, Engine(Tenants(folder, load(), settings), 8) as engine:

@@ -26,8 +26,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import Request, urlopen
 
-from driftlm.demonstration import library_documentation
 from driftlm.models.loading import BUNDLED
+from driftlm.streams.demonstration import library_documentation
 from driftlm.streams.documents import Document, read_documents
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from driftlm import Learning, WeightMemory, Windows, load, read_stream
-from driftlm.evaluation.cost import counted_flops
+from driftlm.cost.summary import counted_flops
 from driftlm.streams.windows import split
 
 CELLS = Path(__file__).parent / "results.jsonl"

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from driftlm.bank.networks import ADAPTER, BUNDLED, BankNetworks, load_networks
 from driftlm.evaluation.study import question_answering, retention_curve
+from driftlm.memories.bank.networks import ADAPTER, BUNDLED, BankNetworks, load_networks
 from driftlm.models.loading import load
 from driftlm.streams.facts import facts
 

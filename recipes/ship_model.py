@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from driftlm import Document, Learning, WeightMemory, Windows, load, read_stream
+from driftlm.memories.weights.statistics import gather
 from driftlm.models.loading import BUNDLED
-from driftlm.weights.statistics import gather
 from recipes.corpus import books
 
 DEVELOPMENT_BOOKS = ("pg19_349.txt", "pg19_2021.txt")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from driftlm.bank.networks import BUNDLED as READER
+from driftlm.memories.bank.networks import BUNDLED as READER
+from driftlm.memories.weights.camels import BUNDLED, FACTS, WEIGHTS, SalienceNetwork, hidden_states, load_network
+from driftlm.memories.weights.spelling import Spelling
 from driftlm.models.loading import LanguageModel, load
-from driftlm.options import Machine
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import Subject, World
 from driftlm.training.salience import train
-from driftlm.weights.camels import BUNDLED, FACTS, WEIGHTS, SalienceNetwork, hidden_states, load_network
-from driftlm.weights.learning import SalienceTraining
-from driftlm.weights.spelling import Spelling
+from driftlm.training.settings import SalienceTraining
 
 DOCUMENTS, SHOWN = 200, 3
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from driftlm.bank.networks import ADAPTER, with_adapter
+from driftlm.memories.bank.networks import ADAPTER, with_adapter
 from driftlm.models.loading import load
-from driftlm.options import Machine
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import World
 from driftlm.training.qa import asked, fact_lesson, train
 from driftlm.training.settings import AnswerTraining

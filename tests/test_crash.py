@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from driftlm.evaluation.prequential import Totals
-from driftlm.memory import State
-from driftlm.runs import Progress, Run, latest_checkpoint
-from tests.running import QUICK, checkpoints, ending, finish, start, tiny_model, words, written
+from driftlm.memories.base import State
+from driftlm.memories.loop import Totals
+from driftlm.runs.folder import Progress, Run, latest_checkpoint
+from tests.support.running import QUICK, checkpoints, ending, finish, start, tiny_model, words, written
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from driftlm.weights.rules import RuleSettings
+from driftlm.memories.weights.rules import RuleSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,7 +53,7 @@ def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
 
 
 def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    from driftlm.cli import main
+    from driftlm.cli.main import main
 
     verbs = (
         "read",

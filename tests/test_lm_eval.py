@@ -11,7 +11,7 @@ import pytest
 
 from driftlm.models.loading import BUNDLED, load
 from driftlm.streams.windows import Windows, split
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 ITEMS = [json.loads(line) for line in (ROOT / "recipes/lm_eval_tasks/prose.jsonl").read_text().splitlines()]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from tests.families import BOS, CACHED_FAMILIES, FAMILIES, VOCABULARY, llama, random_ids, tiny_tokenizer
-from tests.reference import (
+from tests.support.families import BOS, CACHED_FAMILIES, FAMILIES, VOCABULARY, llama, random_ids, tiny_tokenizer
+from tests.support.reference import (
     Adam,
     LlamaByHand,
     Rms,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import pages
-from tests.pages import agrees, commands, environment_of, follow, forked_programs, real_programs
+from tests.support import pages
+from tests.support.pages import agrees, commands, environment_of, follow, forked_programs, real_programs
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 documentation = pytest.importorskip("recipes.documentation")
@@ -105,7 +105,7 @@ def test_numbers_may_differ_a_little_and_words_may_not() -> None:
 
 
 def test_the_command_line_pages_hold_every_verb_and_every_flag(made: Path) -> None:
-    from driftlm.cli import GROUPS, VERBS
+    from driftlm.cli.main import GROUPS, VERBS
 
     index = (made / "docs" / "cli" / "index.md").read_text(encoding="utf-8")
     navigation = (made / "mkdocs.yml").read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ def test_defaults_of_the_command_line_pages_are_those_of_the_settings() -> None:
 
 
 def test_the_page_of_the_server_holds_every_route_with_its_fields(made: Path) -> None:
-    from driftlm.serving.wire import ReadRequest, RestoreRequest
+    from driftlm.serving.schemas import ReadRequest, RestoreRequest
     from recipes.documented_routes import sent
 
     page = (made / "docs" / "http.md").read_text(encoding="utf-8")

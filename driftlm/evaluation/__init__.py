@@ -1,1 +1,1 @@
-"""Measuring: the score-then-learn loop, its live view, and the report of a run."""
+"""Memories that answer questions: asked, compared, and what they cost and lose."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.settings import Golds
-from driftlm.evaluation.tally import ENOUGH, FloatArray
+from driftlm.report.tally import ENOUGH, FloatArray
 from driftlm.streams.questions import Question
 
 RESAMPLES = 2000

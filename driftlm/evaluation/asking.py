@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from driftlm.bank.modulations import Modulations
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import EXACT, Aggregation
-from driftlm.bank.source import BankSource, bank_of
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import Answered, counted
 from driftlm.evaluation.settings import GREEDY, Asking
-from driftlm.memory import Supply
+from driftlm.memories.bank.modulations import Modulations
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import EXACT, Aggregation
+from driftlm.memories.bank.source import BankSource, bank_of
+from driftlm.memories.base import Supply
 from driftlm.models.answers import answer_nats, generate
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import LONGEST_ANSWER, answer_ids, prompt_ids

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from driftlm.bank.asked import AskedBank
-from driftlm.bank.modulations import Addition, Facts, Modulations
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import EXACT, Aggregation
-from driftlm.bank.store import BankStore
+from driftlm.cost.summary import Spent
 from driftlm.evaluation.asking import bank_of
-from driftlm.evaluation.cost import Spent
 from driftlm.evaluation.settings import GREEDY, Asking
 from driftlm.evaluation.study import of_aggregation
+from driftlm.memories.bank.asked import AskedBank
+from driftlm.memories.bank.modulations import Addition, Facts, Modulations
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import EXACT, Aggregation
+from driftlm.memories.bank.store import BankStore
 from driftlm.models.answers import generate
 from driftlm.models.prompting import LONGEST_ANSWER, prompt_ids
 from driftlm.streams.documents import Document

@@ -5,16 +5,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from driftlm.bank.modulations import Modulations
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import EXACT, Aggregation
-from driftlm.bank.source import bank_of
-from driftlm.composed import BankMemory
 from driftlm.evaluation.asking import from_bank
-from driftlm.evaluation.prequential import read_stream
-from driftlm.evaluation.rivals import bank_bytes
+from driftlm.evaluation.candidates import bank_bytes
 from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import of_aggregation, row_of
+from driftlm.memories.bank.modulations import Modulations
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import EXACT, Aggregation
+from driftlm.memories.bank.source import bank_of
+from driftlm.memories.composed import BankMemory
+from driftlm.memories.loop import read_stream
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
 from driftlm.streams.windows import Windows

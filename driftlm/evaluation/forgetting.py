@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pydoc_data.topics import topics
 from typing import Any
 
-from driftlm.errors import DriftError
-from driftlm.evaluation.prequential import read_stream
-from driftlm.evaluation.rivals import GIVEN, Terms, parts_of, taking_part
+from driftlm.core.errors import DriftError
+from driftlm.evaluation.candidates import GIVEN, Terms, parts_of, taking_part
 from driftlm.evaluation.sweep import chosen_rate, comparable
+from driftlm.memories.loop import read_stream
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import QuestionStream
 from driftlm.streams.windows import Windows

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from driftlm.durable import write_atomically
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import (
     Answered,
     bootstrap_interval,
@@ -20,8 +19,9 @@ from driftlm.evaluation.answering import (
     summarized,
 )
 from driftlm.evaluation.settings import Asking, Golds
-from driftlm.evaluation.tables import INTERVAL
-from driftlm.evaluation.tally import ENOUGH
+from driftlm.report.tables import INTERVAL
+from driftlm.report.tally import ENOUGH
+from driftlm.storage.files import write_atomically
 from driftlm.streams.questions import Question
 
 ANSWERS, MEMORIES = "answers.jsonl", "memories.jsonl"

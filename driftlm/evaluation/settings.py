@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 Golds = Literal["all", "shortest"]
 """Which gold answers count: the best of `all` of them (SQuAD), or the `shortest` one alone (CaMeLS, MAC)."""

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import EXACT, Aggregation
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.cost.summary import Spent
 from driftlm.evaluation.answering import Answered, retention, summarized
 from driftlm.evaluation.asking import answered
-from driftlm.evaluation.cost import Spent
+from driftlm.evaluation.candidates import Rival, Terms, taking_part
 from driftlm.evaluation.paired import Examined, table_of, write
 from driftlm.evaluation.paired import row_of as row_of  # studies of the bank's parts have the same rows
-from driftlm.evaluation.rivals import Rival, Terms, taking_part
 from driftlm.evaluation.settings import GREEDY, Asking
 from driftlm.evaluation.sweep import Chosen, chosen_rate, comparable
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.streams.questions import Question, QuestionStream
 
 FIRST, LATER = 200, (0, 200, 465, 965, 1465)  # documents asked about, and further ones

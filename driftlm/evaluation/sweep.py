@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.asking import gold_nats
-from driftlm.evaluation.rivals import Terms, checked, learner_of, parts_of, taking_part
+from driftlm.evaluation.candidates import Terms, checked, learner_of, parts_of, taking_part
 from driftlm.streams.questions import QuestionStream
 
 # The four that CaMeLS sweeps (arXiv 2305.15076, appendix), and larger ones, which small models need.

@@ -1,1 +1,1 @@
-"""The frozen language model: loading, scoring, caches, and which of its parameters may change."""
+"""The frozen language model: loaded, scored with, cached, and the parts of it that may change."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Window
 

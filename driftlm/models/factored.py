@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.trainable import new_adapter, target_modules
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # by the name of a linear map: down (I, r), up (r, O); y <- y + x down up

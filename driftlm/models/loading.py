@@ -14,7 +14,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.quantized import keep_as_loaded, quantization
 
 CACHE_LINE = 64  # bytes
@@ -109,7 +109,7 @@ def load(
     Example:
         >>> load("no/such/model")
         Traceback (most recent call last):
-        driftlm.errors.DriftError: the model 'no/such/model' is neither a folder nor in the local HuggingFace \
+        driftlm.core.errors.DriftError: the model 'no/such/model' is neither a folder nor in the local HuggingFace \
 cache; give a folder, or allow a download with --online.
     """
     if dtype not in DTYPES:

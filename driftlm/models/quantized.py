@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 
 def quantization(bits: int, dtype: torch.dtype, device: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import DynamicCache
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.trainable import Trainable
 
 

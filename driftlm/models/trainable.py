@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.models.lora import take_fast_path
 

@@ -6,8 +6,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
-from driftlm.errors import DriftError
-from driftlm.live.tenants import NAME
+from driftlm.core.errors import DriftError
+from driftlm.homes.tenants import NAME
 
 SHORTEST = 16  # characters of a token
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1

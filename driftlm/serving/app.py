@@ -4,12 +4,12 @@ import logging
 from typing import Any
 
 from driftlm import __version__
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.serving.access import Tokens
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
-from driftlm.serving.gate import Application, Gate, Limits, failure
+from driftlm.serving.middleware import Application, Gate, Limits, failure
 from driftlm.serving.prompts import PLAIN
-from driftlm.serving.served import Gone, Missing, PartlyRead, Served
+from driftlm.serving.requests import Gone, Missing, PartlyRead, Served
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 LOG = logging.getLogger("driftlm.serving")
@@ -37,7 +37,7 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     from driftlm.serving.completion_routes import completion_routes
     from driftlm.serving.memory_routes import memory_routes
     from driftlm.serving.page_routes import page_routes
-    from driftlm.serving.wire import Refusal
+    from driftlm.serving.schemas import Refusal
 
     served = Served(engine, limits)
     refusals: dict[int | str, dict[str, Any]] = {

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from driftlm.errors import DriftError
-from driftlm.live.building import Living
-from driftlm.memory import Supply
+from driftlm.core.errors import DriftError
+from driftlm.memories.base import Supply
+from driftlm.memories.build import Living
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import end_token
 from driftlm.serving.prompts import Prompt

@@ -3,17 +3,17 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import tokens
 from driftlm.serving.completing import Sampling
 from driftlm.serving.prompts import Prompt, Role, chatted, continued, tokenized
 from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
-from driftlm.serving.served import Missing, Served
-from driftlm.serving.speaking import Spoken
+from driftlm.serving.requests import Missing, Served
+from driftlm.serving.streaming import Spoken
 
 if TYPE_CHECKING:
-    from driftlm.serving.wire import CompletionRequest, Generation
+    from driftlm.serving.schemas import CompletionRequest, Generation
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "text/event-stream": {}}, "description": "Whole, or a stream of pieces."}
@@ -48,7 +48,7 @@ def completion_routes(served: Served) -> Any:
     from fastapi import APIRouter, Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-    from driftlm.serving.wire import ChatRequest, CompletionRequest
+    from driftlm.serving.schemas import ChatRequest, CompletionRequest
 
     router = APIRouter(prefix="/v1")
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from driftlm.bank.modulate import Prefix
-from driftlm.composed import ComposedMemory
-from driftlm.errors import DriftError
-from driftlm.live.building import Living
-from driftlm.memory import Supply
+from driftlm.core.errors import DriftError
+from driftlm.memories.bank.modulate import Prefix
+from driftlm.memories.base import Supply
+from driftlm.memories.build import Living
+from driftlm.memories.composed import ComposedMemory
+from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
@@ -28,7 +29,6 @@ from driftlm.models.prompting import padded
 from driftlm.models.row_scoring import stacked
 from driftlm.serving.completing import Asked, Completion, Piece, Sampling, all_logits, room_for, written
 from driftlm.serving.prompts import Prompt
-from driftlm.weights.mixture import MixtureMemory
 
 SHORT = 128  # tokens of a prompt that is padded, or makes others so
 Ended = Callable[[int, Completion | Exception], None]
@@ -46,8 +46,8 @@ def complete(
 
     Example:
         >>> from driftlm import Learning, load
-        >>> from driftlm.live.building import memory_for
-        >>> from driftlm.live.settings import HomeSettings
+        >>> from driftlm.memories.build import memory_for
+        >>> from driftlm.memories.settings import HomeSettings
         >>> from driftlm.serving.prompts import continued
         >>> memory = memory_for(HomeSettings(learning=Learning("none")), model := load(), None)
         >>> complete(memory, continued(model, "Once upon a"), Sampling(1, temperature=0), 1).completion_tokens

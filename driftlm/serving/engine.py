@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
-from driftlm.errors import DriftError
-from driftlm.live.home import Home
-from driftlm.live.tenants import Tenants
+from driftlm.core.errors import DriftError
+from driftlm.homes.home import Home
+from driftlm.homes.tenants import Tenants
 from driftlm.serving.completing import Asked, Completion
 from driftlm.serving.decoding import write
 from driftlm.serving.metrics import Metrics
@@ -76,7 +76,7 @@ class Engine:
     Example (needs nothing but the installed package):
         >>> from tempfile import TemporaryDirectory
         >>> from driftlm import Learning, load
-        >>> from driftlm.live.settings import HomeSettings
+        >>> from driftlm.memories.settings import HomeSettings
         >>> settings = HomeSettings(learning=Learning("none"))
         >>> with TemporaryDirectory() as folder, Engine(Tenants(folder, load(), settings), 4) as engine:
         ...     engine.submit("ada", lambda home: len(home.history)).result.result()

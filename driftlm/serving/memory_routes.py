@@ -6,14 +6,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
-from driftlm.errors import DriftError
-from driftlm.live import forgetting
-from driftlm.live.home import Home
-from driftlm.live.journal import Entry, facts_of
-from driftlm.live.snapshots import described
-from driftlm.serving.served import Missing, PartlyRead, Served
+from driftlm.core.errors import DriftError
+from driftlm.homes import deletion
+from driftlm.homes.home import Home
+from driftlm.homes.journal import Entry, facts_of
+from driftlm.homes.snapshots import described
+from driftlm.serving.requests import Missing, PartlyRead, Served
 from driftlm.streams.documents import Document
-from driftlm.streams.moments import UNDERSTOOD, moment_of
+from driftlm.streams.timestamps import UNDERSTOOD, moment_of
 
 MOST_LISTED = 1000
 
@@ -56,7 +56,7 @@ def forgotten(home: Home, ids: list[str], purge: bool, cost: bool) -> dict[str, 
         raise Missing(f"no document {missing[0]!r} was read; GET /v1/memory lists those that were.")
     if not ids and not purge:
         return {"forgotten": [], "held_by": [], "cost": None}
-    planned = (forgetting.plan if cost else forgetting.forget)(home, *ids, purge=purge)
+    planned = (deletion.plan if cost else deletion.forget)(home, *ids, purge=purge)
     return {
         "forgotten": [] if cost else list(planned.documents),
         "held_by": [] if purge and not cost else planned.snapshots,
@@ -105,7 +105,7 @@ def memory_routes(served: Served) -> Any:
     from fastapi import APIRouter, Query, Request
     from fastapi.responses import JSONResponse, Response
 
-    from driftlm.serving.wire import ExpireRequest, ForgetRequest, ReadRequest, RestoreRequest, SnapshotRequest
+    from driftlm.serving.schemas import ExpireRequest, ForgetRequest, ReadRequest, RestoreRequest, SnapshotRequest
 
     router = APIRouter(prefix="/v1")
 

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from driftlm.errors import DriftError
-from driftlm.evaluation.report import drawing_module
+from driftlm.core.errors import DriftError
+from driftlm.report.write import drawing_module
 
 FOLDER = Path(__file__).with_name("page")
 FILES = {

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Literal
 
-from driftlm.evaluation.prequential import Step, Totals
-from driftlm.evaluation.tally import bits_per_byte
-from driftlm.live.home import Home
-from driftlm.live.journal import Entry
+from driftlm.homes.home import Home
+from driftlm.homes.journal import Entry
+from driftlm.memories.loop import Step, Totals
+from driftlm.report.tally import bits_per_byte
 from driftlm.streams.documents import Document
 
 POINTS = 256  # of a document's line at most

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import prompt_ids, tokens
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.serving.completing import Completion, Piece, Token
-from driftlm.serving.gate import failure
-from driftlm.serving.speaking import Spoken
+from driftlm.serving.middleware import failure
+from driftlm.serving.streaming import Spoken
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from types import FrameType
 
 import uvicorn
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.serving.engine import Engine
-from driftlm.serving.gate import Application
+from driftlm.serving.middleware import Application
 
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 STOPPING_SECONDS = 60  # for answers under way to reach their clients; what is read is finished all the same

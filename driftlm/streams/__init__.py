@@ -1,1 +1,1 @@
-"""Text in: documents, and the windows they are read in."""
+"""Text in: documents, datasets, questions, facts that change, and the windows they are cut into."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 FIELDS = ("text", "id", "date")
 OPTIONS = ("split", "config", *FIELDS)
@@ -21,7 +21,7 @@ def open_dataset(source: str) -> Iterator[dict[str, Any]]:
 
     >>> open_dataset("squad?splt=train")
     Traceback (most recent call last):
-    driftlm.errors.DriftError: dataset:squad?splt=train: unknown option `splt`; use split, config, text, id, date
+    driftlm.core.errors.DriftError: dataset:squad?splt=train: unknown option `splt`; use split, config, text, id, date
     """
     path, _, query = source.partition("?")
     options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)

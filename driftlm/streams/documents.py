@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, cast
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.streams.datasets import open_dataset
 from driftlm.streams.records import label, read_records, readable, refuse_binary, string
 

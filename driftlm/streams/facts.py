@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.streams.documents import Document
 from driftlm.streams.fact_words import DISTRACTIONS, KINDS, Kind
 from driftlm.streams.questions import Question, QuestionStream

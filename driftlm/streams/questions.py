@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.streams.documents import LARGEST_DOCUMENT, LONGEST_LINE, Document
 from driftlm.streams.records import label, read_records, readable, string
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 # In this order: the UTF-16 mark begins the UTF-32 one.
 BYTE_ORDER_MARKS = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ Where learning from every window gains nothing on average there is nothing to ke
 
 from collections.abc import Iterator, Sequence
 
+from driftlm.memories.weights.learning import Cadence, Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import by_text, concluded, figure, mean_of, measured, point
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
-from driftlm.weights.learning import Cadence, Learning
 
 EVERY = (2, 4, 8, 16)
 ALWAYS, DECIDING, KEPT = "every 1", "skip 4", 0.5

@@ -9,13 +9,13 @@ In-domain, where the claim says nothing, the same number is a figure.
 
 from collections.abc import Sequence
 
+from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean_of, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first
-from driftlm.weights.learning import Learning
 
 STATIC, LEARNING = "static", "learning"
 CONTEXTS = {STATIC: (128, 256, 512, 1024), LEARNING: (128, 256, 512)}

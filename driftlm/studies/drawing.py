@@ -169,7 +169,7 @@ def _groups(points: Sequence[Point]) -> list[str]:
 
 def _hue(groups: Sequence[str]) -> alt.Color:
     # Not above: a module that needs an extra is imported where it is used.
-    from driftlm.evaluation.charts import ADAPTED, GAIN, GUARD, STATIC
+    from driftlm.report.charts import ADAPTED, GAIN, GUARD, STATIC
 
     in_turn = [ADAPTED, GAIN, GUARD, "#1f78b4", "#a6761d", "#8c8c8c"]
     learning = [group for group in groups if not group.startswith("static")]

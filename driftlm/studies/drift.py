@@ -11,8 +11,8 @@ order against a shuffled one for sources that have dates, are figures.
 from collections.abc import Sequence
 
 from driftlm.streams.windows import Windows
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, by_text, concluded, figure, measured, point, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first

@@ -15,8 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from driftlm.errors import DriftError
-from driftlm.studies.reading import Reading
+from driftlm.core.errors import DriftError
+from driftlm.studies.cells import Reading
 from driftlm.studies.study import Row
 
 EngineName = Literal["local", "ray"]

@@ -8,12 +8,12 @@ on.
 
 from collections.abc import Sequence
 
+from driftlm.memories.weights.learning import DEFAULT_RATES
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, by_text, combined, concluded, figure, measured, plain, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
-from driftlm.weights.learning import DEFAULT_RATES
 
 BEFORE, AHEAD = "no training", 2  # tokens trained on for one that is read
 PASSES = (1, 4)

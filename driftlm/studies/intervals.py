@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import bootstrap_interval
 from driftlm.studies.study import Verdict
 

@@ -10,12 +10,12 @@ were chosen on the two development books alone, which are not among the texts; t
 import math
 from collections.abc import Sequence
 
+from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import by_text, combined, concluded, figure, mean_of, measured, point
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study, Verdict
 from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
-from driftlm.weights.learning import DEFAULT_RATES, Learning
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 WHOLE, DECIDING, KEPT, MEMORY = "all weights", "rank 8", 0.9, 0.1

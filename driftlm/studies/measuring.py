@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftlm import runs
-from driftlm.evaluation.cost import summarized
-from driftlm.evaluation.prequential import Totals, read_stream
+from driftlm.cost.summary import summarized
+from driftlm.memories.loop import Totals, read_stream
+from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.weights.learning import FROZEN, Learning
+from driftlm.memories.weights.mixture import Learner, MixtureMemory, memory_in_weights
 from driftlm.models.loading import BUNDLED, LanguageModel, load
+from driftlm.runs.folder import line
 from driftlm.streams.windows import Windows, split
+from driftlm.studies.cells import Reading
 from driftlm.studies.parts import Part, Tokenized, parts_of
-from driftlm.studies.reading import Reading
-from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import FROZEN, Learning
-from driftlm.weights.mixture import Learner, MixtureMemory, memory_in_weights
 
 MOMENTS = {"adam": 2, "rms": 2}  # values that a rule holds for each parameter: moments, or scales and pulls
 
@@ -168,7 +168,7 @@ def passed(memory: Learner, log: Path) -> Passed:
             nats.append(step.nats.double())
             positions.append(torch.arange(step.window.position, step.window.position + step.window.new))
             totals = step.totals
-            file.write(json.dumps(runs.line(step, None, None)) + "\n")
+            file.write(json.dumps(line(step, None, None)) + "\n")
     return Passed(totals, torch.cat(nats), torch.cat(positions))
 
 

@@ -8,12 +8,12 @@ books is; the rates that the experts hold, or nearly hold, are left out.
 
 from collections.abc import Sequence
 
+from driftlm.memories.weights.learning import Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, by_text, concluded, figure, measured, plain, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study, Verdict
 from driftlm.studies.texts import BOOKS, first
-from driftlm.weights.learning import Learning
 
 MIXTURE = "mixture"
 SLACK = 0.005

@@ -8,8 +8,9 @@ Regret: bits per byte of learning less those of the best parameters that passes 
 
 from collections.abc import Sequence
 
+from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import (
     Each,
     Point,
@@ -25,7 +26,6 @@ from driftlm.studies.rows import (
 )
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import BOOKS, DRIFT, first
-from driftlm.weights.learning import DEFAULT_RATES, Learning
 
 LEARNING, RESET, HINDSIGHT = "learning", "learning, reset at documents", "hindsight"
 PASSES = (1, 4)

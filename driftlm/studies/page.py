@@ -7,9 +7,9 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
-from driftlm.errors import DriftError
-from driftlm.evaluation.page import HINT, Figure, document, drawn, number, tabled
-from driftlm.evaluation.report import drawing_module, written_whole
+from driftlm.core.errors import DriftError
+from driftlm.report.page import HINT, Figure, document, drawn, number, tabled
+from driftlm.report.write import drawing_module, written_whole
 from driftlm.studies.study import STUDIES, Chart, study_of
 
 PAGE = "studies.html"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.documents import Document, read_documents
-from driftlm.studies.reading import Reading
+from driftlm.studies.cells import Reading
 
 
 @dataclass(frozen=True)

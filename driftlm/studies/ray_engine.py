@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.studies.cells import Reading
 from driftlm.studies.engines import Attempts, Measure, answered, one_thread
-from driftlm.studies.reading import Reading
 from driftlm.studies.study import Row
 
 ADDRESS = "RAY_ADDRESS"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.studies.intervals import FEWEST, Difference, over_texts
 from driftlm.studies.study import Conclusion, Row, Verdict
 

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO
 import torch
 
 import driftlm
-from driftlm import runs
-from driftlm.errors import DriftError
-from driftlm.formats import refuse_unwritable
+from driftlm.core.errors import DriftError
 from driftlm.models.loading import load
-from driftlm.reading import versions
+from driftlm.runs.folder import write_json
+from driftlm.runs.formats import refuse_unwritable
+from driftlm.runs.reading import versions
+from driftlm.studies.cells import Reading
 from driftlm.studies.engines import Measure, cores, engine_of
 from driftlm.studies.measuring import measure as measure_row
-from driftlm.studies.reading import Reading
 from driftlm.studies.study import Row, Scale, Study
 
 Kept = dict[str, Row]  # by key
@@ -100,7 +100,7 @@ def run(
         "engine": engine,
         "data": str(data),
     }
-    runs.write_json(out / f"{study.name}.json", result)
+    write_json(out / f"{study.name}.json", result)
     return result
 
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.memories.weights.learning import Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean, mean_of, measured, point, relative, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import CACHED, DEVELOPMENT_BOOKS, DRIFT, OTHER_BOOKS, first
-from driftlm.weights.learning import Learning
 
 FEWEST = 3  # models
 RATES = (1e-4, 3e-4, 1e-3)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
-from driftlm.errors import DriftError
-from driftlm.studies.reading import Reading
+from driftlm.core.errors import DriftError
+from driftlm.studies.cells import Reading
 
 Verdict = Literal["supported", "not supported", "undecided"]
 Row = dict[str, Any]  # of `driftlm.studies.measuring.measure`

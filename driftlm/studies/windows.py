@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
 from driftlm.streams.windows import Windows
+from driftlm.studies.cells import Reading
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.reading import Reading
 from driftlm.studies.rows import Each, Point, by_text, concluded, figure, mean, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first
-from driftlm.weights.learning import DEFAULT_RATES, Learning
 
 CONTEXTS = (64, 128, 256, 512, 1024)
 TEXTS = (OTHER_BOOKS[0], DRIFT[2], SHIFT[0], OTHER_BOOKS[2])

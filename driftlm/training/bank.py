@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from driftlm.bank.batches import Batches, fact_batches, stream_batches
-from driftlm.bank.networks import ADAPTER, BankNetworks, saved, with_adapter
-from driftlm.bank.ranks import joined
-from driftlm.bank.settings import BankTraining, NetworksSettings
-from driftlm.bank.training import Losses, Trainer
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import summarized
 from driftlm.evaluation.asking import bank_of, from_bank, from_context
-from driftlm.models.loading import LanguageModel, load
-from driftlm.options import Machine
+from driftlm.memories.bank.networks import ADAPTER, BankNetworks, saved, with_adapter
+from driftlm.memories.bank.settings import BankTraining, NetworksSettings
+from driftlm.models.loading import LanguageModel
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import facts
 from driftlm.streams.questions import QuestionStream
+from driftlm.training.batches import Batches, fact_batches, stream_batches
 from driftlm.training.loop import LOG, Loop, divided, lines_of, say
+from driftlm.training.meta_training import Losses, Trainer
+from driftlm.training.ranks import joined
 
 BANKS = (8, 64, 1024)  # sizes watched during the training
 WATCHED = 64  # questions
@@ -48,11 +48,9 @@ def train(
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
     """
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
     ranks, device = joined(machine.device)
     machine = replace(machine, device=device)
-    language_model = load(machine.model or None, **machine.loading())
+    language_model = machine.load()
     torch.manual_seed(training.seed)
     adapter = merged(language_model, reader)
     batches, held_out = sources(stream, training)
@@ -125,7 +123,7 @@ def means(losses: Sequence[Losses], trainer: Trainer) -> dict[str, Any]:
 def draw(out: Path) -> None:
     """A chart of the log beside it, where the `report` extra is installed."""
     if find_spec("altair") and find_spec("vl_convert"):
-        from driftlm.evaluation.training_chart import write_chart
+        from driftlm.report.training_chart import write_chart
 
         write_chart(lines_of(out / LOG), out)
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from driftlm.durable import write_atomically
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.storage.files import write_atomically
 from driftlm.streams.questions import QuestionStream, read_questions
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"

@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from driftlm import formats
-from driftlm.bank.networks import ADAPTER
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import exact_match
+from driftlm.memories.bank.networks import ADAPTER
 from driftlm.models.answers import answer_nats, generate
-from driftlm.models.loading import LanguageModel, load
+from driftlm.models.loading import LanguageModel
+from driftlm.models.machine import Machine
 from driftlm.models.prompting import answer_ids, padded, prompt_ids
 from driftlm.models.trainable import Trainable, choose
-from driftlm.options import Machine
+from driftlm.runs import formats
 from driftlm.streams.facts import World
 from driftlm.streams.questions import QuestionStream
 from driftlm.training.loop import Loop, divided
@@ -61,9 +61,7 @@ def train(
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
     """
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    language_model = load(machine.model or None, **machine.loading())
+    language_model = machine.load()
     learned, held_out = sources(stream, training)
     trainer = AnswerTrainer(language_model, training, learned, held_out, autocast)
     loop = Loop(

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from driftlm.bank.batches import Batches, fact_batches, stream_batches
-from driftlm.models.loading import load
-from driftlm.options import Machine
+from driftlm.memories.weights.camels import SalienceNetwork
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import facts
 from driftlm.training.bank import merged
+from driftlm.training.batches import Batches, fact_batches, stream_batches
 from driftlm.training.loop import Loop, divided, say
-from driftlm.weights.camels import SalienceNetwork
-from driftlm.weights.learning import SalienceTraining
-from driftlm.weights.unrolling import Episode, Inner, Losses, SalienceTrainer, Values, Weigh
+from driftlm.training.settings import SalienceTraining
+from driftlm.training.unrolling import Episode, Inner, Losses, SalienceTrainer, Values, Weigh
 
 WATCHED = 8  # held-out episodes
 ENOUGH = 1600  # documents of the world of facts to draw these from
@@ -30,11 +29,9 @@ def train(
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, a graph over the limit, or
             a lost loss.
     """
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    language_model = load(machine.model or None, **machine.loading())
+    language_model = machine.load()
     # What weighs is the model as others will load it, without an adapter that taught it to answer.
-    frozen = load(machine.model or None, **machine.loading()) if reader else language_model
+    frozen = machine.load() if reader else language_model
     merged(language_model, reader)
     torch.manual_seed(training.seed)
     width = int(language_model.model.config.get_text_config().hidden_size)

@@ -1,8 +1,9 @@
 """Settings of the tuning of a model to answer; no heavy import, so that the command line can show them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 
 WARM_UP = 100  # steps
 
@@ -52,3 +53,49 @@ class AnswerTraining:
     def rate_at(self, step: int) -> float:
         """Rises over the first steps, falls to nothing over the last two thirds."""
         return self.rate * min((step + 1) / WARM_UP, 1.5 * (self.steps - step) / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class SalienceTraining:
+    """How the network that weighs tokens is meta-trained.
+
+    Attributes:
+        steps: of the optimizer.
+        documents: K, read in a row by one inner SGD step each, before their questions are asked.
+        inner_rate: η of the inner steps; also the rate to read with later.
+        rate: of Adam, on the network.
+        locality: c, of the divergence of the model before from the model after on an unrelated text.
+        reset: documents after which the inner model goes back to its start.
+        order: `second` follows how an inner step changes the gradients of later ones; `first` leaves that out.
+        learn: what the inner steps change: `all`, `lora` or `norms`.
+        hidden: units of the network.
+        longest: tokens of a document that are read.
+        memory: MiB that the graph of a step may hold; 0 for no limit.
+        seed: of everything random.
+    """
+
+    steps: int = 300
+    documents: int = 6
+    inner_rate: float = 0.05
+    rate: float = 1e-3
+    locality: float = 0.1
+    reset: int = 24
+    order: Literal["second", "first"] = "second"
+    learn: Literal["all", "lora", "norms"] = "all"
+    hidden: int = 128
+    longest: int = 512
+    memory: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("documents", 1), ("reset", 1), ("hidden", 1), ("longest", 2), ("memory", 0)):
+            if getattr(self, name) < least:
+                raise DriftError(f"--{name} was {getattr(self, name)}; give at least {least}.")
+        if min(self.rate, self.inner_rate) <= 0 or self.locality < 0:
+            raise DriftError(
+                f"--rate {self.rate}, --inner-rate {self.inner_rate} and --locality {self.locality} were given; give "
+                f"positive rates, and a weight of at least 0."
+            )
+        for name, choices in (("order", ("second", "first")), ("learn", ("all", "lora", "norms"))):
+            if getattr(self, name) not in choices:
+                raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(choices)}.")

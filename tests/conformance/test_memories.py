@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from driftlm import Document, DriftError, Learning, Step, WeightMemory, Windows, read_stream
-from driftlm.memory import Memory, memory_class, registered
+from driftlm.memories.base import Memory, memory_class, registered
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Window, split
-from tests.conformance.build import language_model, nats_of, numbers, read, reads_numbers, spelled, through_files
-from tests.families import CACHED_FAMILIES, FAMILIES, VOCABULARY
+from tests.support.build import language_model, nats_of, numbers, read, reads_numbers, spelled, through_files
+from tests.support.families import CACHED_FAMILIES, FAMILIES, VOCABULARY
 
 Make = Callable[..., Memory]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import (
     Answered,
     bootstrap_interval,

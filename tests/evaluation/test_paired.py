@@ -10,11 +10,11 @@ import pytest
 from driftlm import DriftError
 from driftlm.evaluation import study
 from driftlm.evaluation.answering import Answered, bootstrap_interval
+from driftlm.evaluation.candidates import Terms
 from driftlm.evaluation.paired import ANSWERS, MEMORIES, Examined, differences, read, table_of, write
-from driftlm.evaluation.rivals import Terms
 from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import compare, retained
-from tests.evaluation.made_banks import networks, stream
+from tests.support.made_banks import networks, stream
 
 
 def examined(name: str, predictions: list[str], **more: Any) -> Examined:
@@ -89,7 +89,7 @@ def test_damage_is_refused(tmp_path: Path) -> None:
 def test_what_is_kept_is_measured_for_every_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("altair")
     pytest.importorskip("vl_convert")
-    from driftlm.evaluation.retention_chart import retention_chart, write_chart
+    from driftlm.report.retention_chart import retention_chart, write_chart
 
     monkeypatch.setattr(study, "FIRST", 4)
     monkeypatch.setattr(study, "LATER", (0, 100))

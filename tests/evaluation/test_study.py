@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from driftlm.bank.networks import BankNetworks
 from driftlm.evaluation import answering, study
 from driftlm.evaluation.answering import Answered
 from driftlm.evaluation.asking import answered, bank_of, from_bank, from_context, nothing, own_bank
+from driftlm.evaluation.question_studies import questions_of, sample
 from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import question_answering, retention_curve
-from driftlm.evaluation.tables import show_rows
+from driftlm.memories.bank.networks import BankNetworks
 from driftlm.models.answers import generate
 from driftlm.models.prompting import LONGEST_ANSWER, prompt_ids
+from driftlm.report.tables import show_rows
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
-from driftlm.studying import questions_of, sample
-from tests.evaluation.made_banks import networks, stream
+from tests.support.made_banks import networks, stream
 
 POSITIONS = 512  # of the tiny models
 

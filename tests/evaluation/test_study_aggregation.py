@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from driftlm.bank import asked
-from driftlm.bank.asked import AskedBank
-from driftlm.bank.hierarchy import hierarchical
-from driftlm.bank.modulations import Modulations
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.reduction import Reduced, averaged, nearest_averaged, pruned
-from driftlm.bank.settings import Aggregation
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.evaluation.asking import bank_of
 from driftlm.evaluation.settings import Asking
-from tests.bank.at_once import asked as asked_at_once
-from tests.evaluation.made_banks import SMALL, networks, stream, tensors, unknown_times
+from driftlm.memories.bank import asked
+from driftlm.memories.bank.asked import AskedBank
+from driftlm.memories.bank.hierarchy import hierarchical
+from driftlm.memories.bank.modulations import Modulations
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.reduction import Reduced, averaged, nearest_averaged, pruned
+from driftlm.memories.bank.settings import Aggregation
+from tests.support.at_once import asked as asked_at_once
+from tests.support.made_banks import SMALL, networks, stream, tensors, unknown_times
 
 QUESTIONS = [question.text for question in stream().questions[:3]]
 

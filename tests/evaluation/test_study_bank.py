@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.settings import EXACT, Aggregation
 from driftlm.evaluation import bank_cost, bank_studies
 from driftlm.evaluation.answering import summarized
 from driftlm.evaluation.asking import bank_of, from_bank
 from driftlm.evaluation.bank_cost import Spent, cost_rows, grown
 from driftlm.evaluation.bank_studies import aggregations, compared, text_rows
 from driftlm.evaluation.settings import Asking
-from tests.evaluation.made_banks import SMALL, networks, stream
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.settings import EXACT, Aggregation
+from tests.support.made_banks import SMALL, networks, stream
 
 
 @pytest.fixture(scope="module")

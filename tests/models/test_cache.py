@@ -14,7 +14,7 @@ from driftlm.models.cache import KeyValues, RotaryCache, rope_types, rotated
 from driftlm.models.loading import LanguageModel
 from driftlm.models.scoring import Scorer
 from driftlm.streams.windows import split
-from tests.conformance.build import (
+from tests.support.build import (
     TOKENIZER,
     language_model,
     nats_of,
@@ -24,7 +24,7 @@ from tests.conformance.build import (
     through_files,
     weight_memory,
 )
-from tests.families import BOS, CACHED_FAMILIES, VOCABULARY, random_ids
+from tests.support.families import BOS, CACHED_FAMILIES, VOCABULARY, random_ids
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.models.factored import factored, lora_of, low_rank_delta
-from tests.families import FAMILIES, random_ids
+from tests.support.families import FAMILIES, random_ids
 
 IDS = torch.tensor([random_ids(40)])
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from driftlm import DriftError, Windows, load
 from driftlm.models.loading import LanguageModel, refuse_long_context
 from driftlm.streams.windows import split
-from tests.conformance.build import TOKENIZER, language_model
-from tests.families import BOS, BOS_TOKEN, FAMILIES, POSITIONS, VOCABULARY, llama, tiny_tokenizer
+from tests.support.build import TOKENIZER, language_model
+from tests.support.families import BOS, BOS_TOKEN, FAMILIES, POSITIONS, VOCABULARY, llama, tiny_tokenizer
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,

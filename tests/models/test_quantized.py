@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from driftlm import DriftError, Learning, WeightMemory, Windows, load
-from driftlm.formats import save, start_from
 from driftlm.models.loading import fingerprint
+from driftlm.models.machine import Machine
 from driftlm.models.quantized import keep_as_loaded, quantization
-from driftlm.options import Machine
+from driftlm.runs.formats import save, start_from
 from driftlm.streams.windows import split
 
 TEXT = "It rained in Dorset, and the coach was late. Ada Lowell lives in Paris and plays the violin. " * 3
@@ -27,7 +27,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     installed(monkeypatch, None)
     assert quantization(0, torch.float32, "cpu") == {}
     with pytest.raises(DriftError, match=r"--bits 4 needs the package bitsandbytes; run pip install .driftlm\[quanti"):
-        load(**Machine(bits=4).loading())
+        Machine(bits=4).load()
 
 
 def test_what_bitsandbytes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,6 @@ def test_a_lora_learns_and_nothing_else(bits: int, tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="quantized and cannot learn; give --learn lora"):
         WeightMemory(load(bits=bits), Windows("overlapping", 32, 32), Learning())
     saved = save(memory.language_model, memory.trainable, tmp_path / "adapter")
-    assert start_from(saved, learning, bits=bits).trainable is not None
+    assert start_from(saved, learning, Machine(bits=bits)).trainable is not None
     with pytest.raises(DriftError, match="would be rounded .*; give --bits 0, or --learn lora to go on with it"):
-        start_from(saved, Learning(learn="none"), bits=bits)
+        start_from(saved, Learning(learn="none"), Machine(bits=bits))

@@ -11,8 +11,8 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
 from driftlm.models.row_lora import RowLora
 from driftlm.models.trainable import Trainable, choose
-from tests.conformance.build import language_model
-from tests.families import FAMILIES, random_ids
+from tests.support.build import language_model
+from tests.support.families import FAMILIES, random_ids
 
 ROWS, RANK = 3, 2
 IDS = torch.tensor([random_ids(12, row)[:12] for row in range(ROWS)])

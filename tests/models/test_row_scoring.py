@@ -12,8 +12,8 @@ from driftlm.models.cache import KeyValues
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import Scorer
 from driftlm.streams.windows import Window, split
-from tests.conformance.build import language_model
-from tests.families import CACHED_FAMILIES, FAMILIES, VOCABULARY, random_ids
+from tests.support.build import language_model
+from tests.support.families import CACHED_FAMILIES, FAMILIES, VOCABULARY, random_ids
 
 LENGTHS, STRIDE, CONTEXT = [60, 5, 30, 19], 8, 20
 BOTH = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from driftlm import WeightMemory, Windows
+from driftlm.memories.weights.learning import Learning
 from driftlm.models import scoring
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
 from driftlm.models.scoring import HeadNats, Scorer, every_finite
 from driftlm.streams.windows import Window, split
-from driftlm.weights.learning import Learning
-from tests.conformance.build import TOKENIZER, language_model
-from tests.families import BOS, FAMILIES, VOCABULARY, random_ids
+from tests.support.build import TOKENIZER, language_model
+from tests.support.families import BOS, FAMILIES, VOCABULARY, random_ids
 
 S, D, V = 7, 5, 11
 

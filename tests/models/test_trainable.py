@@ -11,8 +11,8 @@ from torch import nn
 from driftlm import DriftError, Windows
 from driftlm.models import lora
 from driftlm.models.trainable import Trainable, choose
-from tests.conformance.build import language_model, read, spelled, weight_memory
-from tests.families import FAMILIES, random_ids
+from tests.support.build import language_model, read, spelled, weight_memory
+from tests.support.families import FAMILIES, random_ids
 
 BLOCKS = {"llama": 2, "gpt2": 2, "neox": 2, "qwen": 2, "gemma": 3}
 # Vectors that scale a norm's output, and their offsets; queries and keys have norms of their own in two families.

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from driftlm import Document, DriftError
-from driftlm.live.home import Home
-from driftlm.live.journal import Entry
-from driftlm.serving.gate import Limits
-from tests.live.homes import KINDS, home_in
-from tests.running import words
-from tests.serving.servers import MODEL, Server, events, server
+from driftlm.homes.home import Home
+from driftlm.homes.journal import Entry
+from driftlm.serving.middleware import Limits
+from tests.support.homes import KINDS, home_in
+from tests.support.running import words
+from tests.support.servers import MODEL, Server, events, server
 
 STORM = ("a/1", "the storm was on the red sea")
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "the sea"}]}

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftlm import Document, DriftError, Learning, Windows, read_stream
-from driftlm.live.building import memory_for
+from driftlm.memories.build import memory_for
+from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.models.answers import generate
 from driftlm.models.prompting import prompt_ids
 from driftlm.serving.completing import Piece, Sampling, Text, choose, room_for
 from driftlm.serving.decoding import complete
 from driftlm.serving.prompts import chatted, continued
-from driftlm.weights.dynamic import WeightMemory
-from tests.conformance.build import language_model
-from tests.families import FAMILIES
-from tests.live.homes import KINDS, model
-from tests.running import words
+from tests.support.build import language_model
+from tests.support.families import FAMILIES
+from tests.support.homes import KINDS, model
+from tests.support.running import words
 
 PROMPTS = ["the sea and the ship", "thing", "in that storm é was red on 1999"]
 

@@ -10,22 +10,22 @@ import torch
 
 import driftlm.serving.decoding
 from driftlm import Document, DriftError, Learning, Windows, read_stream
-from driftlm.bank.networks import BankNetworks
-from driftlm.bank.source import BankSource
-from driftlm.composed import TINY, ComposedMemory
-from driftlm.context.bm25 import BM25Index
-from driftlm.context.source import RetrievalSource
-from driftlm.live.building import Living, memory_for
+from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.source import BankSource
+from driftlm.memories.build import Living, memory_for
+from driftlm.memories.composed import TINY, ComposedMemory
+from driftlm.memories.context.bm25 import BM25Index
+from driftlm.memories.context.source import RetrievalSource
+from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
 from driftlm.serving.completing import Asked, Completion, Piece, Sampling
 from driftlm.serving.decoding import SharedCache, write
 from driftlm.serving.prompts import continued
-from driftlm.weights.dynamic import WeightMemory
-from tests.conformance.build import language_model
-from tests.families import FAMILIES, random_ids
-from tests.live.homes import KINDS, model
-from tests.running import words
+from tests.support.build import language_model
+from tests.support.families import FAMILIES, random_ids
+from tests.support.homes import KINDS, model
+from tests.support.running import words
 
 PROMPTS = (
     "the sea and the ship in that storm was red on 1999 again",

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from driftlm import Document, Windows, read_stream
-from driftlm.live.building import memory_for
+from driftlm.memories.build import memory_for
 from driftlm.models.prompting import tokens
 from driftlm.serving.completing import ECHOED, Sampling
 from driftlm.serving.decoding import complete
 from driftlm.serving.prompts import tokenized
 from driftlm.streams.windows import split
-from tests.live.homes import KINDS, model
-from tests.running import words
-from tests.serving.servers import Server, events, server
+from tests.support.homes import KINDS, model
+from tests.support.running import words
+from tests.support.servers import Server, events, server
 
 TEXT = f"the sea was red and é {words(6)}"
 STORM = ("a", "the storm was here and the ship " * 12)

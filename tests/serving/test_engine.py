@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from driftlm import Document, DriftError
-from driftlm.live.home import Home
-from driftlm.live.tenants import Tenants
+from driftlm.homes.home import Home
+from driftlm.homes.tenants import Tenants
 from driftlm.serving.completing import Asked, Sampling
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
 from driftlm.serving.prompts import continued
-from tests.live.homes import KINDS, model
-from tests.serving.servers import Server, server
+from tests.support.homes import KINDS, model
+from tests.support.servers import Server, server
 
 
 def test_jobs_run_in_order_and_as_many_wait_as_may(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import words
-from tests.serving.servers import server
+from tests.support.running import words
+from tests.support.servers import server
 
 SHORT = [(f"d{number}", words(4, number)) for number in range(5)]
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from driftlm import load, read_stream
-from driftlm.live.building import memory_for
-from driftlm.live.home import Home
-from driftlm.live.journal import Journal
-from driftlm.live.verifying import verify
+from driftlm.homes.home import Home
+from driftlm.homes.journal import Journal
+from driftlm.homes.verifying import verify
+from driftlm.memories.build import memory_for
 from driftlm.models.loading import LanguageModel, no_progress_bar
-from tests.live.homes import assert_same
-from tests.running import Outcome, Process, finish, start, tiny_model, words
+from tests.support.homes import assert_same
+from tests.support.running import Outcome, Process, finish, start, tiny_model, words
 
 for package in ("fastapi", "uvicorn"):
     pytest.importorskip(package, reason="needs the extra serve")

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from driftlm import Document, DriftError, read_stream
-from driftlm.evaluation.prequential import Totals
-from driftlm.live.building import memory_for
+from driftlm.memories.build import memory_for
+from driftlm.memories.loop import Totals
+from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.serving import progress
 from driftlm.serving.access import Tokens
 from driftlm.serving.progress import Progress, Reading
-from driftlm.weights.dynamic import WeightMemory
-from tests.live.homes import KINDS, model
-from tests.running import words
-from tests.serving.servers import Server, server
+from tests.support.homes import KINDS, model
+from tests.support.running import words
+from tests.support.servers import Server, server
 
 ADA, BO = "ada-0123456789abcdef", "bo-0123456789abcdef"
 TOKENS = Tokens([f"ada {ADA}", f"bo {BO}"], "here")

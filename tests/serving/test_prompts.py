@@ -9,7 +9,7 @@ from driftlm import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import prompt_ids
 from driftlm.serving.prompts import Role, chatted, continued
-from tests.live.homes import model
+from tests.support.homes import model
 
 TALK: list[tuple[Role, str]] = [("system", "Be red."), ("user", "the sea?"), ("assistant", "No."), ("user", "a ship?")]
 TEMPLATE = (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from driftlm.serving.gate import Limits
-from tests.serving.servers import Server, server
+from driftlm.serving.middleware import Limits
+from tests.support.servers import Server, server
 
 pytest.importorskip("schemathesis", reason="what makes requests from a schema is not installed")
 

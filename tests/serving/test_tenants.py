@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from driftlm import Document
 from driftlm.serving.access import Tokens
-from tests.live.homes import KINDS, home_in
-from tests.running import words
-from tests.serving.servers import MODEL, server
+from tests.support.homes import KINDS, home_in
+from tests.support.running import words
+from tests.support.servers import MODEL, server
 
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra serve")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftlm.streams import following as module
+from driftlm.streams.tail import sources as module
 
 
 @pytest.fixture

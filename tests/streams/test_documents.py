@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.streams.documents import Document, read_documents
 
 

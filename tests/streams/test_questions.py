@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.streams import questions
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream, read_questions

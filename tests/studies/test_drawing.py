@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("altair")
 
-from driftlm.evaluation.charts import STATIC
+from driftlm.report.charts import STATIC
 from driftlm.studies.drawing import dots, front, fronts, lines
-from tests.studies.drawn import points_of
+from tests.support.drawn import points_of
 
 
 def point(x: float, group: str = "learning", spread: float | None = 0.5, **more: Any) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.memories.weights.learning import Learning
+from driftlm.studies.cells import Reading
 from driftlm.studies.engines import TRIES, Measure, engine_of
 from driftlm.studies.measuring import measure
-from driftlm.studies.reading import Reading
-from driftlm.weights.learning import Learning
-from tests.running import tiny_model, words, written
-from tests.studies import working
+from tests.support import working
+from tests.support.running import tiny_model, words, written
 
 needs_ray = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),

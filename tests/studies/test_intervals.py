@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.studies.intervals import Difference, over_texts
 
 

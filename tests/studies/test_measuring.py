@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from driftlm.errors import DriftError
-from driftlm.evaluation.prequential import Totals, read_stream
+from driftlm.core.errors import DriftError
+from driftlm.memories.loop import Totals, read_stream
+from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.weights.learning import Learning
+from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.loading import load
 from driftlm.streams.windows import Windows
+from driftlm.studies.cells import Reading
 from driftlm.studies.measuring import measure
 from driftlm.studies.parts import Part, Tokenized, parts_of
-from driftlm.studies.reading import Reading
-from driftlm.weights.dynamic import WeightMemory
-from driftlm.weights.learning import Learning
-from driftlm.weights.mixture import MixtureMemory
-from tests.running import tiny_model, words
+from tests.support.running import tiny_model, words
 
 GRID = Windows("cached", 32, 16)
 SGD = Learning(rule="sgd", learning_rate=0.2)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
 from driftlm.studies import running
+from driftlm.studies.cells import Reading
 from driftlm.studies.page import results, write_page
-from driftlm.studies.reading import Reading
 from driftlm.studies.study import STUDIES, Chart, Scale, study_of
-from tests.running import driftlm, refused, start, tiny_model, words, written
-from tests.studies import working
+from tests.support import working
+from tests.support.running import driftlm, refused, start, tiny_model, words, written
 
 needs_drawing = pytest.mark.skipif(find_spec("altair") is None, reason="the report extra is not installed")
 ELSEWHERE = {"command", "date"}  # what two equal runs differ in
@@ -35,7 +35,7 @@ def test_a_killed_study_resumes_and_no_finished_reading_is_run_again(tmp_path: P
     begun = [str(count), str(model), str(data), str(out)]
     lines = out / "online.jsonl"
 
-    process = start(tmp_path, "tests.studies.working:begin", *begun)
+    process = start(tmp_path, "tests.support.working:begin", *begun)
     assert process.wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= 4), process.wait().err
     process.kill()
     process.wait()
@@ -62,7 +62,7 @@ def test_a_killed_study_resumes_and_no_finished_reading_is_run_again(tmp_path: P
 
 
 def test_workers_end_with_the_study_that_is_killed(tmp_path: Path) -> None:
-    process = start(tmp_path, "tests.studies.working:begin_endless", tmp_path)
+    process = start(tmp_path, "tests.support.working:begin_endless", tmp_path)
     worker = tmp_path / "worker"
     assert process.wait_until(lambda: worker.exists() and worker.read_text() != "")
     process.kill()
@@ -158,7 +158,7 @@ def test_bad_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_every_study_has_its_name_and_a_verb() -> None:
-    from driftlm.claims_cli import CLAIMS
+    from driftlm.cli.claims import CLAIMS
 
     assert list(CLAIMS) == list(STUDIES)
     assert all(study_of(name).name == name for name in STUDIES)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.memories.weights.learning import Learning
 from driftlm.studies import cadence, context, drift, finetuned, lora, mixture, online, size, windows
-from driftlm.studies.reading import Reading
+from driftlm.studies.cells import Reading
 from driftlm.studies.rows import by_text
 from driftlm.studies.study import STUDIES, Row, Scale, Study, study_of
-from driftlm.weights.learning import Learning
-from tests.studies.drawn import values
+from tests.support.drawn import values
 
 MODELS = ("build/one", "build/four", "build/sixteen")
 MILLIONS = {"one": 1e6, "four": 4e6, "sixteen": 16e6}
@@ -307,7 +307,7 @@ def test_one_book_is_enough_against_the_mixture() -> None:
 def test_charts_are_drawn(name: str) -> None:
     pytest.importorskip("altair")
     pytest.importorskip("vl_convert")
-    from driftlm.evaluation.charts import png
+    from driftlm.report.charts import png
 
     found = study_of(name).charts(rows_of(name, lambda number: 1 + 0.3 * alternating(number)))
     assert len({chart.name for chart in found}) == len(found) >= 2

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from driftlm.bank.networks import BankNetworks, load_networks
-from driftlm.bank.ranks import Ranks
-from driftlm.bank.settings import BankTraining, NetworksSettings
-from driftlm.errors import DriftError
+from driftlm.core.errors import DriftError
+from driftlm.memories.bank.networks import BankNetworks, load_networks
+from driftlm.memories.bank.settings import BankTraining, NetworksSettings
 from driftlm.models.loading import load
-from driftlm.options import Machine
+from driftlm.models.machine import Machine
 from driftlm.training import bank as training
-from tests.bank.test_training import SMALL
+from driftlm.training.ranks import Ranks
+from tests.training.test_meta_training import SMALL
 
 DRAW = training.draw
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from driftlm import DriftError
-from driftlm.bank.networks import with_adapter
+from driftlm.memories.bank.networks import with_adapter
 from driftlm.models.loading import load
-from driftlm.options import Machine
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import World
 from driftlm.training import qa
 from driftlm.training.qa import AnswerTrainer, Lesson, fact_lesson, row_of, sources, stream_lesson
 from driftlm.training.settings import AnswerTraining
-from tests.running import driftlm, refused, tiny_model
+from tests.support.running import driftlm, refused, tiny_model
 from tests.training.test_salience import file_of
 
 SMALL: dict[str, Any] = {"batch": 2, "rank": 2, "longest": 200}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from driftlm import DriftError
-from driftlm.options import Machine
+from driftlm.memories.weights.camels import load_network
+from driftlm.models.machine import Machine
 from driftlm.streams.facts import facts
 from driftlm.training import salience
 from driftlm.training.loop import divided
-from driftlm.weights.camels import load_network
-from driftlm.weights.learning import SalienceTraining
-from tests.running import driftlm, refused, tiny_model, words, written
+from driftlm.training.settings import SalienceTraining
+from tests.support.running import driftlm, refused, tiny_model, words, written
 
 SMALL: dict[str, Any] = {"documents": 2, "reset": 4, "hidden": 4, "longest": 24, "inner_rate": 0.1}
 

@@ -1,0 +1,1 @@
+"""What reading costs: floating-point operations, bytes moved, memory and seconds, counted and estimated."""

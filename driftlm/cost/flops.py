@@ -1,0 +1,218 @@
+"""Floating-point operations of reading, by formula: what a window costs is read off its shape.
+
+A linear map of I inputs and O outputs takes 2 I O operations a token forward, 2 I O for the gradient of its weight
+where that learns, and 2 I O for that of its input where something below it learns. Attention whose heads are W wide
+together takes 4 W forward for each pair of a token fed and a position attended to, and up to 8 W backward. Pairs that
+a mask (a sliding window is one) hides are multiplied like the others. Elementwise work is left out, but for the rule's
+step; so are the guard's own looks at the prior, and the static model that a run is compared with.
+
+Letters: T tokens fed, K positions attended to (the T and those in the cache), S new tokens.
+Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", sec. 2.1; here with attention in full and the
+backward pass through the trainable part alone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from driftlm.core.errors import DriftError
+from driftlm.cost.products import Cost, Product, Shape, products_of
+from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.weights.learning import Learning
+from driftlm.memories.weights.mixture import MixtureMemory
+from driftlm.models.scoring import KEPT_LOGITS
+from driftlm.streams.windows import Windows
+
+# Operations a parameter: Adam's are lerp 3, v 1 + 3, square root, two divisions, epsilon, division and sum.
+STEPS = {"sgd": 2, "adam": 13, "rms": 3}
+Measure = Callable[[Product], tuple[Cost, Cost]]  # what products cost forward and backward
+
+
+def full_shape(windows: Windows) -> Shape:
+    """Of a window in the middle of a long document: all its new tokens are there, and all its context.
+
+    Example:
+        >>> full_shape(Windows("cached", context=512, stride=128))
+        Shape(fed=128, attended=512, new=128)
+    """
+    fed = windows.stride if windows.window == "cached" else windows.context
+    return Shape(fed, windows.context, windows.stride)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What a memory's windows and steps cost, in operations or in bytes.
+
+    Attributes:
+        forward: of every window, without the head.
+        backward: of a window that is learned from, without the head.
+        head_forward: of the head, in one part.
+        head_backward: of its backward pass.
+        step: elementwise, of an update.
+        kept: new tokens that the head takes at a time. Of more, it makes its products again for the backward pass.
+    """
+
+    forward: Cost
+    backward: Cost
+    head_forward: Cost
+    head_backward: Cost
+    step: int
+    kept: int
+
+    def score(self, shape: Shape) -> int:
+        """Matrix products and attention of a window's forward pass."""
+        return self.forward.of(shape) + self.head_forward.of(shape, self.parts(shape))
+
+    def learn(self, shape: Shape) -> int:
+        """Those of its backward pass, where it is learned from."""
+        parts = self.parts(shape)
+        again = self.head_forward.of(shape, parts) if parts > 1 else 0
+        return self.backward.of(shape) + self.head_backward.of(shape, parts) + again
+
+    def parts(self, shape: Shape) -> int:
+        """In how many parts the head takes the new tokens."""
+        return -(-shape.new // self.kept)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of a run.
+
+    Attributes:
+        products: matrix products and attention.
+        steps: elementwise, of the rule's updates.
+    """
+
+    products: int
+    steps: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.products + self.steps
+
+
+def formula_of(memory: WeightMemory) -> Formula:
+    """Walk a memory's model once.
+
+    Raises:
+        DriftError: for a model or a setting whose operations are unknown.
+
+    Example:
+        >>> from driftlm import Learning
+        >>> formula = formula_of(WeightMemory(learning=Learning(learn="none")))
+        >>> formula.score(Shape(512, 512, 512)) // 512  # a token
+        13500416
+    """
+    learned = sum(parameter.numel() for parameter in memory.parameters)
+    return formula_by(memory, operations, learned * step_of(memory.learning) if learned else 0)
+
+
+def formula_by(memory: WeightMemory, measure: Measure, step: int) -> Formula:
+    """What a memory's windows cost by any measure of its products; `step` is what an update does.
+
+    Raises:
+        DriftError: for a model or a setting whose products are unknown.
+    """
+    if memory.learning.salience == "camels":
+        raise DriftError("--salience camels reads with a network of its own, whose operations are not counted here.")
+    body, head = [Cost(), Cost()], [Cost(), Cost()]
+    for product in products_of(memory):
+        part = head if product.rows == "new" else body
+        for way, cost in enumerate(measure(product)):
+            part[way] += cost
+    vocabulary = memory.language_model.model.get_output_embeddings().weight.shape[0]
+    kept = max(1, KEPT_LOGITS // vocabulary) if memory.scorer.plain_head else 1 << 62
+    return Formula(body[0], body[1], head[0], head[1], step, kept)
+
+
+def operations(product: Product) -> tuple[Cost, Cost]:
+    """Operations of products, forward and backward.
+
+    Example:
+        >>> operations(Product("fed", 3, 5, forward=1, backward=2))[1].fed
+        60
+    """
+    inner = 2 * product.heads * product.inner
+    one = product.over_rows(inner * product.outer) if product.outer else Cost(pair=inner)
+    return one * product.forward, one * product.backward
+
+
+def step_of(learning: Learning) -> int:
+    """Elementwise operations of an update, for each parameter.
+
+    Example:
+        >>> step_of(Learning(rule="sgd", momentum=0.9))
+        4
+    """
+    if learning.rule not in STEPS:
+        raise DriftError(f"--rule {learning.rule} is another package's, whose operations are not counted here.")
+    momentum = 2 if learning.rule == "sgd" and learning.momentum else 0
+    pull = 3 if learning.rule == "rms" and learning.decay else 0
+    mean = 1 if learning.cadence == "accumulate" and learning.every > 1 else 0
+    return STEPS[learning.rule] + momentum + pull + mean
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+def flops_of(memory: WeightMemory | MixtureMemory, log: Path) -> Flops:
+    """What a run took, from the windows in its log; not the static model it was compared with.
+
+    Learned from is a window behind which the updates rose; with `accumulate`, one where the guard did not step in.
+    Experts of a mixture are alike but for rule and rate, and one that went back counts as if it had kept its cache.
+
+    Args:
+        memory: as it stands behind the last window.
+        log: windows.jsonl of the run, complete.
+
+    Raises:
+        DriftError: for a model or a setting whose operations are unknown.
+    """
+    return Flops(*products_and_steps(memory, log, formula_of))
+
+
+def products_and_steps(
+    memory: WeightMemory | MixtureMemory, log: Path, formula_of: Callable[[WeightMemory], Formula]
+) -> tuple[int, int]:
+    """What the passes over the windows of a log took, and what the updates did, by any formula."""
+    readers = [memory.frozen, *memory.active] if isinstance(memory, MixtureMemory) else [memory]
+    formulas = [formula_of(one) for one in readers]
+    products = sum(
+        count * (sum(formula.score(shape) for formula in formulas) + learned * formulas[-1].learn(shape))
+        for (shape, learned), count in Counter(shapes_read(readers, memory.counts.updates, log)).items()
+    )
+    steps = sum(formula.step * one.counts.updates for formula, one in zip(formulas, readers, strict=True))
+    return products, steps
+
+
+def shapes_read(readers: Sequence[WeightMemory], updates: int, log: Path) -> Iterator[tuple[Shape, int]]:
+    """The shape of every window of a log, and how many of the readers learned from it.
+
+    Args:
+        readers: of the same windows.
+        updates: of all of them, behind the last window.
+        log: windows.jsonl.
+    """
+    grid, learning = readers[-1].windows, readers[-1].learning
+    learners = sum(bool(one.parameters) for one in readers)
+    held, waiting, done = 0, None, 0  # positions in the cache; the window whose updates the next line tells
+    with log.open("rb") as file:
+        for line in map(json.loads, file):
+            if waiting is not None:
+                yield waiting[0], line["updates"] - done if learning.cadence == "skip" else waiting[1]
+            new, before, done = line["tokens"], line["position"] - 1, line["updates"]
+            guarded = {event["message"].partition(": ")[0] for event in line["events"]}  # an expert's name
+            if grid.window == "cached":
+                held = held if line["index"] else 0
+                shape = Shape(new, held + new, new)
+                went_back = len(readers) == 1 and any(event["kind"] == "rollback" for event in line["events"])
+                held = 0 if went_back else min(held + new, grid.context - grid.stride)
+            else:
+                fed = before + new - max(0, before + grid.stride - grid.context)
+                shape = Shape(fed, fed, new)
+            waiting = shape, max(0, learners - len(guarded))
+    if waiting is not None:
+        yield waiting[0], updates - done if learning.cadence == "skip" else waiting[1]

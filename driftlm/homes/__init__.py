@@ -1,0 +1,1 @@
+"""A memory that lives in a folder: journal, snapshots, exact replay, deletion, tenants, export."""

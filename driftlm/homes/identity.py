@@ -1,0 +1,98 @@
+"""What belongs together in a home: its `home.json`, its model, its journal, and one process that has it open."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from driftlm.core.errors import DriftError
+from driftlm.homes.journal import Journal
+from driftlm.homes.states import Held
+from driftlm.memories.settings import HomeSettings
+from driftlm.memories.weights.learning import Learning
+from driftlm.models.loading import LanguageModel
+from driftlm.storage.checked_json import read_sealed
+from driftlm.streams.windows import Windows
+
+
+def described(folder: str | Path) -> dict[str, Any]:
+    """What `home.json` says: `model`, `machine`, `settings`, `created`, `driftlm`.
+
+    Raises:
+        DriftError: when the folder holds no home, or one whose `home.json` is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "home.json").is_file():
+        raise DriftError(f"{folder} holds no home; give the folder of one, or make one with `driftlm home new`.")
+    facts = read_sealed(folder / "home.json")
+    if not all(isinstance(facts.get(name), dict) for name in ("model", "machine", "settings")):
+        raise DriftError(f"{folder / 'home.json'} is damaged; put it back from a copy.")
+    return facts
+
+
+def settings_of(facts: Mapping[str, Any]) -> HomeSettings:
+    """The settings in what `described` gives."""
+    held = facts["settings"]
+    try:
+        parts = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
+        return HomeSettings(**{**held, **parts, "sources": tuple(held["sources"])})
+    except (KeyError, TypeError) as error:
+        raise DriftError("home.json holds settings that this driftlm does not know; update driftlm.") from error
+
+
+def about_model(language_model: LanguageModel) -> dict[str, Any]:
+    """What tells a model from others; the adapter is one that a bank's networks merged into it."""
+    place = Path(language_model.name)
+    return {
+        "name": str(place.resolve()) if place.is_dir() else language_model.name,
+        "fingerprint": language_model.fingerprint,
+        "adapter": getattr(language_model.model, "merged_adapter", ""),
+    }
+
+
+def refuse_other_model(folder: Path, held: Mapping[str, Any], language_model: LanguageModel) -> None:
+    """A state means nothing on another model."""
+    given = about_model(language_model)
+    if any(held.get(name) != given[name] for name in ("fingerprint", "adapter")):
+        raise DriftError(
+            f"the home {folder} was made with the model {held.get('name')!r} as it was then, not with "
+            f"{language_model.name!r} as it is; give that one."
+        )
+
+
+def refuse_other_journal(folder: Path, journal: Journal, held: Held) -> bool:
+    """Whether the checkpoint has read rows that were forgotten since; an older or another journal is refused."""
+    hashes, gone = journal.hashes(), set(held.history) - journal.forgotten()
+    if gone - hashes.keys():
+        raise DriftError(
+            f"{journal.path} is older than the state beside it and lacks documents that were read; put the newer one "
+            f"back."
+        )
+    if gone != set(held.history):
+        return True
+    if read_digest(hashes, held.history) != held.read:
+        raise DriftError(
+            f"{journal.path} holds other documents than the state in {folder} has read; put back what belongs together."
+        )
+    return False
+
+
+def read_digest(hashes: Mapping[int, str], history: Sequence[int]) -> str:
+    """SHA-256 of the hashes of some rows."""
+    digest = hashlib.sha256()
+    for seq in history:
+        digest.update(hashes[seq].encode())
+    return digest.hexdigest()
+
+
+def locked(folder: Path, what: str = "the home") -> int:
+    """A descriptor of the folder that no other has while it is open; a refusal says what it is the folder of."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DriftError(f"{what} {folder} is open already, here or in another process; close it there.") from error
+    return descriptor

@@ -1,1 +1,0 @@
-"""A memory that lives in a folder: journal, checkpoint, snapshots, tenants."""

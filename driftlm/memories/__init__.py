@@ -1,0 +1,1 @@
+"""The three memories behind one protocol, and the loop that reads a stream with any of them."""

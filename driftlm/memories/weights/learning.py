@@ -1,0 +1,160 @@
+"""The settings of a memory in weights; no heavy import."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from driftlm.core.errors import DriftError
+
+Learn = Literal["all", "lora", "dora", "norms", "none"]
+Cadence = Literal["skip", "accumulate"]
+Reset = Literal["never", "document"]
+OnOff = Literal["on", "off"]
+Saliences = Literal["uniform", "spans", "tfidf", "camels"]
+# All weights, on the first 10,000 tokens of the two development books (recipes/results.jsonl): Adam at 1e-4 and 3e-4
+# is within 0.003 bits per byte, SGD from 0.03 to 0.1 within 0.01, RMS at 1e-4 and 3e-4 within 0.01. Of rates that are
+# alike on books, SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer
+# there. Adam is the default rule because it never lost to the static model on the other texts (README).
+DEFAULT_RATES = {"sgd": 0.05, "adam": 3e-4, "rms": 1e-4}
+# All weights with Adam, and LoRA with a tenfold rate: on books the best is near the lower end (recipes/results.jsonl:
+# 1e-4, LoRA 3e-3), on text unlike the training ten times that or more. Steps of about 3 keep any rate between two
+# experts close to one of them, and a sixth expert costs 0.2 nats over a fifth: once, however long the stream.
+DEFAULT_EXPERTS = "0,1e-4,3e-4,1e-3,3e-3,1e-2"
+LARGEST = 1e30  # well inside what float32 tensors can be multiplied by
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What changes, by which rule, how often.
+
+    Attributes:
+        learn: `all`, `lora`, `dora`, `norms`, or `none` for the static model.
+        layers: `a-b`, the transformer layers that may change (from 0, both included); empty for no restriction.
+        rank: rank of LoRA and DoRA.
+        target_modules: `attention`, `mlp`, `all-linear` or module names with commas, for LoRA and DoRA.
+        freeze_embeddings: keep the input embeddings (and a head tied to them) as they are.
+        rule: `sgd`, `adam` or `rms`, or `mixture`: several learners at once, weighed by how well each predicts.
+        learning_rate: η; None takes the rule's default.
+        experts: of a mixture: rates with commas, each Adam's or as `RULE:RATE`; 0 is the static model.
+        share: of a mixture: let another expert take over later in the stream.
+        momentum: μ of SGD.
+        decay: λ of RMS, the pull to the prior.
+        epsilon: ε of RMS.
+        statistics: file of gradient statistics for RMS; the bundled model has its own.
+        every: learn on windows k, 2k, ... of the stream.
+        cadence: what becomes of the other windows: `skip` them or `accumulate` their gradients.
+        reset: back to the prior `never` or at the end of each `document`.
+        guard: go back when learning diverges: `on` or `off`.
+        salience: which tokens to learn from: all alike (`uniform`), names and dates (`spans`), words that are rare in
+            the documents before (`tfidf`), or as a meta-trained network says (`camels`).
+        tagger: of `spans`: built-in `rules`, or `spacy` or `spacy:MODEL`.
+        salience_network: of `camels`: a folder that `driftlm train salience` wrote; empty for the bundled one, which
+            knows the world of facts.
+        seed: of the random half of a new LoRA.
+    """
+
+    learn: Learn = "all"
+    layers: str = ""
+    rank: int = 8
+    target_modules: str = "all-linear"
+    freeze_embeddings: bool = False
+    rule: str = "adam"
+    learning_rate: float | None = None
+    experts: str = ""
+    share: bool = False
+    momentum: float = 0.0
+    decay: float = 0.0
+    epsilon: float = 1e-4
+    statistics: str = ""
+    every: int = 1
+    cadence: Cadence = "skip"
+    reset: Reset = "never"
+    guard: OnOff = "on"
+    salience: Saliences = "uniform"
+    tagger: str = "rules"
+    salience_network: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        chosen = (("learn", Learn), ("cadence", Cadence), ("reset", Reset), ("guard", OnOff), ("salience", Saliences))
+        for name, choices in chosen:
+            if getattr(self, name) not in get_args(choices):
+                raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}.")
+        if self.every < 1:
+            raise DriftError(f"--every was {self.every}; give 1 to learn on every window, 2 for every other, ...")
+        for name in ("learning_rate", "momentum", "decay", "epsilon"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= LARGEST:
+                raise DriftError(f"--{name.replace('_', '-')} was {value}; give a number from 0 to {LARGEST:.0e}.")
+        if self.salience != "camels" and self.salience_network:
+            raise DriftError(
+                f"--salience-network was {self.salience_network!r}, but --salience {self.salience} has none; "
+                f"give camels."
+            )
+        if self.tagger != "rules" and self.salience != "spans":
+            raise DriftError(f"--tagger was {self.tagger!r}, but --salience {self.salience} has none; give spans.")
+        self.layer_range()
+        if self.rule == "mixture":
+            if self.learning_rate is not None:
+                raise DriftError(
+                    f"--learning-rate was {self.learning_rate}, but --rule mixture weighs several; give --experts."
+                )
+            self.strategies()
+        elif self.experts or self.share:
+            raise DriftError(
+                f"--experts and --share belong to a mixture, not to --rule {self.rule}; give --rule mixture, or leave "
+                f"them out."
+            )
+
+    def layer_range(self) -> tuple[int, int] | None:
+        """`layers` as two numbers."""
+        if not self.layers:
+            return None
+        first, dash, last = self.layers.partition("-")
+        if not (first.isdigit() and (last.isdigit() or not dash)):
+            raise DriftError(f"--layers was {self.layers!r}; give a-b, such as 2-5, or one number.")
+        return int(first), int(last or first)
+
+    def rate(self) -> float:
+        """η: the one given, or the rule's default."""
+        return DEFAULT_RATES.get(self.rule, 1e-4) if self.learning_rate is None else self.learning_rate
+
+    def settled(self) -> "Learning":
+        """The same with what was left to a default written out."""
+        if self.rule == "mixture":
+            return replace(self, experts=self.experts or DEFAULT_EXPERTS)
+        return replace(self, learning_rate=self.rate())
+
+    def strategies(self) -> list["Learning"]:
+        """The experts of a mixture: these settings, each with a rule and a rate of its own.
+
+        Example:
+            >>> [expert.name() for expert in Learning(rule="mixture", experts="0, 3e-4, sgd:0.05").strategies()]
+            ['adam:0', 'adam:0.0003', 'sgd:0.05']
+        """
+        found = []
+        for one in (self.experts or DEFAULT_EXPERTS).split(","):
+            rule, _, rate = one.strip().rpartition(":")
+            try:
+                number = float(rate)
+            except ValueError:
+                raise DriftError(
+                    f"--experts named {one.strip()!r}; give rates with commas, such as 0,1e-3,sgd:0.05."
+                ) from None
+            if not 0 <= number <= LARGEST:
+                raise DriftError(
+                    f"--experts named {one.strip()!r}, whose rate is {number}; give rates from 0 to {LARGEST:.0e}."
+                )
+            found.append(replace(self, rule=rule or "adam", learning_rate=number, experts="", share=False))
+        return found
+
+    def name(self) -> str:
+        """Rule and rate, to tell experts apart.
+
+        Example:
+            >>> Learning(rule="sgd", learning_rate=0.05).name()
+            'sgd:0.05'
+        """
+        return f"{self.rule}:{self.rate():g}"
+
+
+FROZEN = Learning("none")

@@ -1,0 +1,61 @@
+"""Which model, and what it runs on; no heavy import before a model is loaded."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from driftlm.core.errors import DriftError
+
+if TYPE_CHECKING:
+    from driftlm.models.loading import LanguageModel
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Which model, and what it runs on.
+
+    Attributes:
+        model: folder or hub name in the local cache; empty for the bundled model.
+        dtype: `float32` or `bfloat16`.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        threads: CPU threads; 0 leaves torch's choice.
+        bos: token that stands before a document, where the tokenizer declares neither BOS nor EOS.
+        online: allow a download from the hub.
+        bits: load the model's linear maps in `4` or `8` bit, frozen; `0` as they are.
+    """
+
+    model: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    threads: int = 0
+    bos: str = ""
+    online: bool = False
+    bits: Literal[0, 4, 8] = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise DriftError(f"--threads was {self.threads}; give a number of threads, or 0 for torch's choice.")
+
+    def load(self) -> "LanguageModel":
+        """Load the model, on the threads that were asked for and so that the same input gives the same bits.
+
+        Raises:
+            DriftError: for a model or a device that is not to be had.
+        """
+        import torch
+
+        from driftlm.models.loading import load
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if self.device.startswith("cuda"):
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products refuse to run without
+            torch.use_deterministic_algorithms(True)
+        return load(
+            self.model or None,
+            dtype=self.dtype,
+            device=self.device,
+            bos=self.bos or None,
+            online=self.online,
+            bits=self.bits,
+        )

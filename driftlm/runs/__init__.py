@@ -1,0 +1,1 @@
+"""A reading as a folder: driven, checkpointed, resumed, and written for other tools."""

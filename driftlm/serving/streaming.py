@@ -1,0 +1,54 @@
+"""A completion that is made in the engine's thread and listened to in the event loop's."""
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from driftlm.homes.home import Home
+from driftlm.serving.completing import Asked, Completion, Piece, Sampling
+from driftlm.serving.prompts import Prompt
+from driftlm.serving.requests import Served, unless_gone
+
+
+class Spoken:
+    """A completion under way.
+
+    Attributes:
+        job: that makes it.
+        pieces: of its text, as they come, and None behind the last.
+    """
+
+    def __init__(self, served: Served, request: Any, prompt: Prompt, sampling: Sampling) -> None:
+        self.request = request
+        self.pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        loop, gone = asyncio.get_running_loop(), threading.Event()
+
+        def put(piece: Piece | None) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody listens
+                loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+        def work(home: Home) -> Asked:
+            return Asked(home.memory, prompt, sampling, served.limits.max_tokens, put, gone.is_set)
+
+        def ended(result: Future[Completion]) -> None:
+            if not result.cancelled() and result.exception() is None:
+                served.metrics.add("driftlm_prompt_tokens_total", result.result().prompt_tokens)
+                served.metrics.add("driftlm_completion_tokens_total", result.result().completion_tokens)
+            put(None)
+
+        self.job = served.submit(request, work, gone, asks=True)
+        self.job.result.add_done_callback(ended)
+
+    async def completion(self) -> Completion:
+        """All of it."""
+        whole: Completion = await unless_gone(self.request, self.job, asyncio.wrap_future(self.job.result))
+        return whole
+
+    async def first(self) -> Piece | None:
+        """The first piece; what goes wrong before it is raised here, where it can still have a status of its own."""
+        piece = await unless_gone(self.request, self.job, self.pieces.get())
+        if piece is None:
+            self.job.result.result()
+        return piece

@@ -1,0 +1,1 @@
+"""Files that grow, folders that fill and pipes that go on."""
