@@ -33,11 +33,11 @@ def ways(documents: int) -> dict[str, Callable[[], object]]:
     """Every row of the table; all but the first answer the same question."""
     aggregator = Aggregator(SETTINGS)
     vectors, question = torch.randn(documents, VECTORS, WIDTH), torch.randn(1, VECTORS, WIDTH)
-    keys, moments = aggregator.document_key(vectors), torch.arange(documents, dtype=torch.float64)
+    keys, timestamps = aggregator.document_key(vectors), torch.arange(documents, dtype=torch.float64)
     projected = aggregator.project(vectors)
 
     def scores() -> torch.Tensor:
-        return aggregator.document_scores(aggregator.query_key(question), keys, moments)
+        return aggregator.document_scores(aggregator.query_key(question), keys, timestamps)
 
     return {
         "reading": lambda: [rows.sum() for rows in (*projected.keys, *projected.values)],

@@ -1,4 +1,4 @@
-"""A server that is killed at random moments under load, and what is there afterwards.
+"""A server that is killed at random timestamps under load, and what is there afterwards.
 
 A server whose LoRA learns is killed while two clients read and one takes snapshots. Then, in a copy of its home, what
 it acknowledged is looked for, every byte is verified, and weights and snapshots are compared, bit by bit, with those of
@@ -107,7 +107,7 @@ def same(one: State, other: State) -> bool:
 
 
 def killed(place: Path, threads: int, kills: int) -> dict[str, Any]:
-    """What is there after kill -9 at random moments."""
+    """What is there after kill -9 at random timestamps."""
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(HEAVY)
     language_model = load()  # of its own: a bank's networks change theirs

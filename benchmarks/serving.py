@@ -14,7 +14,7 @@ All with the bundled model, on loopback, bounded in count and time.
 - *together*: ten clients of a server that writes answers one by one (`--batch 1`) and of one that writes sixteen
   together, in turn, a few seconds each; ratios are of neighbours in time. *questions*: as above, answers of three
   tokens or so and a read every fourth time; *stories*: completions of 48 tokens, drawn, no reads.
-- *kills*: what is there after kill -9 at random moments (`benchmarks/killing.py`).
+- *kills*: what is there after kill -9 at random timestamps (`benchmarks/killing.py`).
 
 What the requests may look like is tested by `tests/serving/test_schema.py`; for longer than there, against a server:
 `st run http://127.0.0.1:8000/openapi.json --exclude-checks positive_data_acceptance --phases coverage,fuzzing -n 50`.

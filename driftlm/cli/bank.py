@@ -99,7 +99,7 @@ def listing(bank: str, json: bool = False) -> int:
         show({"bank": bank, "documents": rows})
         return 0
     for row in rows:
-        unclear = " (not understood)" if row["time"] and row["moment"] is None else ""
+        unclear = " (not understood)" if row["time"] and row["timestamp"] is None else ""
         print(f"{row['id']}  {row['time'] or '-'}{unclear}  {row['parts']} parts  {row['bytes']:,} bytes")
     print(f"{len(rows):,} documents")
     return 0
@@ -155,13 +155,13 @@ def expire(bank: str, before: str, json: bool = False) -> int:
         json: one JSON object on stdout.
     """
     from driftlm.memories.bank.store import BankStore
-    from driftlm.streams.timestamps import moment_of
+    from driftlm.streams.timestamps import timestamp_of
 
-    moment = moment_of(before)
-    if moment is None:
+    timestamp = timestamp_of(before)
+    if timestamp is None:
         raise DriftError(f"--before was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
     with BankStore.open(bank) as store:
-        return forgotten(store.expire(moment), bank, json)
+        return forgotten(store.expire(timestamp), bank, json)
 
 
 def forgotten(documents: list[str], bank: str, as_json: bool) -> int:

@@ -112,34 +112,34 @@ def followed_into(
 ) -> int:
     """Read what comes; how far is kept beside the journal, behind every document."""
     from driftlm.homes.opening import opened
-    from driftlm.streams.tail.offsets import Followed
-    from driftlm.streams.tail.sources import Following, ended_by_signals
+    from driftlm.streams.tail.offsets import Offsets
+    from driftlm.streams.tail.sources import Tail, ended_by_signals
 
     with opened(home) as place:
-        followed = Followed(Path(home) / "followed.jsonl", texts=False)
-        following = Following(
+        offsets = Offsets(Path(home) / "followed.jsonl", texts=False)
+        tail = Tail(
             files,
             stdin=stdin,
             idle=idle,
             versions=True,
-            places=followed.places.values(),
+            offsets=offsets.offsets.values(),
             say=partial(print, "driftlm:", file=sys.stderr),
         )
-        with ended_by_signals(following):
-            for document in warned_of_times(following):
+        with ended_by_signals(tail):
+            for document in warned_of_times(tail):
                 tell_read(place.read(document), json)
-                followed.add(document, following.place)
-                followed.write()
+                offsets.add(document, tail.offset)
+                offsets.write()
     return 0
 
 
 def warned_of_times(documents: "Iterable[Document]") -> "Iterator[Document]":
     """The documents; the first whose time cannot be understood is named on stderr, and is read all the same."""
-    from driftlm.streams.timestamps import UNDERSTOOD, moment_of
+    from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
     named = False
     for document in documents:
-        if not named and document.time is not None and moment_of(document.time) is None:
+        if not named and document.time is not None and timestamp_of(document.time) is None:
             named = True
             print(
                 f"driftlm: the time {document.time!r} of the document {document.id!r} cannot be read, so that neither "

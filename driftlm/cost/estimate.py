@@ -10,7 +10,7 @@ from driftlm.memories.weights.mixture import Learner, MixtureMemory
 from driftlm.streams.windows import Window
 
 
-def cost_ahead(memory: Learner, expected: int | None, window: Window, compare: bool) -> str:
+def estimate(memory: Learner, expected: int | None, window: Window, compare: bool) -> str:
     """Estimated time and memory, before a long run starts.
 
     Args:

@@ -59,9 +59,9 @@ def own_bank(networks: BankNetworks, documents: Sequence[Document]) -> Supplying
         own = torch.tensor([places[one.document] for one in questions])
         entries = bank.select(torch.isin(bank.owner, own))
         asked = networks.question_vectors([one.text for one in questions])
-        mask, moments = (entries.owner == own[:, None]).to(asked.device), entries.moments.to(asked.device)
+        mask, timestamps = (entries.owner == own[:, None]).to(asked.device), entries.timestamps.to(asked.device)
         # What a question may not see scores -inf, which is as if it were not in the bank.
-        scores = aggregator.document_scores(aggregator.query_key(asked), entries.keys, moments, mask)
+        scores = aggregator.document_scores(aggregator.query_key(asked), entries.keys, timestamps, mask)
         modulation, shares = aggregator.aggregate(asked, entries.vectors, scores)
         named = [[(one.document, share)] for one, share in zip(questions, shares.sum(dim=1).tolist(), strict=True)]
         return Supply([""] * len(questions), networks.modulation(modulation), named)

@@ -103,7 +103,9 @@ def grown(bank: Modulations, documents: int) -> Modulations:
     owner = torch.cat([bank.owner + copy * bank.documents for copy in range(copies)])
     last = int((owner < documents).sum())
     ids = [f"{name}-{copy}" if copy else name for copy in range(copies) for name in bank.ids]
-    return Modulations(vectors[:last], keys[:last], bank.moments.repeat(copies)[:last], owner[:last], ids[:documents])
+    return Modulations(
+        vectors[:last], keys[:last], bank.timestamps.repeat(copies)[:last], owner[:last], ids[:documents]
+    )
 
 
 def stored_bytes(networks: BankNetworks, documents: Sequence[Document], bank: Modulations) -> int:
@@ -115,8 +117,8 @@ def stored_bytes(networks: BankNetworks, documents: Sequence[Document], bank: Mo
             additions = []
             for place, document in enumerate(documents):
                 rows = bank.owner == place
-                moment = bank.moments[rows][0].item()
+                timestamp = bank.timestamps[rows][0].item()
                 parts = bank.vectors[rows], bank.keys[rows]
-                additions.append(Addition(document.id, document.text, document.time, moment, *parts))
+                additions.append(Addition(document.id, document.text, document.time, timestamp, *parts))
             store.add_many(additions)
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

@@ -120,7 +120,7 @@ def checked(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Rival:
+class Candidate:
     """A memory that is compared: it adapts to documents, then supplies what helps with questions.
 
     Args:
@@ -195,14 +195,16 @@ class Rival:
 
 
 @contextmanager
-def taking_part(name: str, terms: Terms, documents: Sequence[Document], learning_rate: float = 0.0) -> Iterator[Rival]:
-    """A rival; afterwards the language model that all share is as it was."""
-    rival = Rival(name, terms, documents, learning_rate)
+def taking_part(
+    name: str, terms: Terms, documents: Sequence[Document], learning_rate: float = 0.0
+) -> Iterator[Candidate]:
+    """A candidate; afterwards the language model that all share is as it was."""
+    candidate = Candidate(name, terms, documents, learning_rate)
     try:
-        yield rival
+        yield candidate
     finally:
-        rival.memory.reset()
-        rival.language_model.model.requires_grad_(False)
+        candidate.memory.reset()
+        candidate.language_model.model.requires_grad_(False)
 
 
 def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -> Learning:

@@ -51,14 +51,15 @@ def forgotten(
             raise DriftError(f"no question is asked where {given[0]} would give its document; leave it out.")
     for name in names:
         chosen = chosen_rate(name, terms, validation)
-        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
-            rival.adapt(stream.documents)
-            rival.memory.stay(WINDOWS)
-            *_, last = read_stream(rival.memory, texts, baseline=rival.memory.static())
+        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as candidate:
+            candidate.adapt(stream.documents)
+            candidate.memory.stay(WINDOWS)
+            *_, last = read_stream(candidate.memory, texts, baseline=candidate.memory.static())
         before, after = last.totals.static_bits_per_byte or 0.0, last.totals.bits_per_byte
         row = {"memory": name, "documents": len(stream.documents), "texts": len(texts), "bytes": last.totals.bytes}
         row |= {"bits_per_byte_before": before, "bits_per_byte_after": after}
         rows.append(
-            row | {"bits_per_byte_difference": after - before, "learning_rate": chosen.rate, "encoder": rival.encoder}
+            row
+            | {"bits_per_byte_difference": after - before, "learning_rate": chosen.rate, "encoder": candidate.encoder}
         )
     return rows

@@ -8,7 +8,7 @@ from driftlm.core.errors import DriftError
 from driftlm.cost.summary import Spent
 from driftlm.evaluation.answering import Answered, retention, summarized
 from driftlm.evaluation.asking import answered
-from driftlm.evaluation.candidates import Rival, Terms, taking_part
+from driftlm.evaluation.candidates import Candidate, Terms, taking_part
 from driftlm.evaluation.paired import Examined, table_of, write
 from driftlm.evaluation.paired import row_of as row_of  # studies of the bank's parts have the same rows
 from driftlm.evaluation.settings import GREEDY, Asking
@@ -45,7 +45,7 @@ def compare(
     Args:
         terms: what all are compared on.
         stream: of documents.
-        memories: names, as `rivals` has them.
+        memories: names, as `candidates` has them.
         questions: about the stream's documents.
         asking: how.
         validation: where learning rates are chosen.
@@ -57,28 +57,30 @@ def compare(
     examined: list[Examined] = []
     for name in comparable(memories, terms, validation):
         chosen = chosen_rate(name, terms, validation)
-        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
-            examined.append(examine(rival, chosen, stream, questions, asking))
+        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as candidate:
+            examined.append(examine(candidate, chosen, stream, questions, asking))
         if out is not None:
             write(out, examined)
     return table_of(examined)
 
 
 def examine(
-    rival: Rival, chosen: Chosen, stream: QuestionStream, questions: Sequence[Question], asking: Asking
+    candidate: Candidate, chosen: Chosen, stream: QuestionStream, questions: Sequence[Question], asking: Asking
 ) -> Examined:
     """A memory that is new, adapted and asked."""
-    with Spent(rival.language_model.device) as adapting:
-        rival.adapt(stream.documents, questions)
-    found = answered(rival.language_model, questions, rival.supply, asking, rival.positions, rival.terms.retrieved)
+    with Spent(candidate.language_model.device) as adapting:
+        candidate.adapt(stream.documents, questions)
+    found = answered(
+        candidate.language_model, questions, candidate.supply, asking, candidate.positions, candidate.terms.retrieved
+    )
     facts = {
-        "memory": rival.name,
+        "memory": candidate.name,
         "documents": len(stream.documents),
         "golds": asking.golds,
         "beams": asking.beams,
         "seconds_adapt": adapting.seconds,
-        "bytes_per_document": rival.bytes_kept() / len(stream.documents),
-        **settings_of(rival),
+        "bytes_per_document": candidate.bytes_kept() / len(stream.documents),
+        **settings_of(candidate),
         "peak_adapt_bytes": adapting.bytes,
         "learning_rate": chosen.rate,
         "learning_rates": chosen.tried,
@@ -98,11 +100,11 @@ def question_answering(
     return compare(Terms(networks, aggregation), stream, memories, questions, asking)
 
 
-def settings_of(rival: Rival) -> dict[str, Any]:
+def settings_of(candidate: Candidate) -> dict[str, Any]:
     """What a row says of how the sources find documents: None for what a memory does not have."""
-    has_bank = "bank" in rival.parts
-    found = of_aggregation(rival.terms.aggregation) if has_bank else {"aggregation": None, "size": None}
-    return found | {"retrieved": rival.retrieved, "encoder": rival.encoder}
+    has_bank = "bank" in candidate.parts
+    found = of_aggregation(candidate.terms.aggregation) if has_bank else {"aggregation": None, "size": None}
+    return found | {"retrieved": candidate.retrieved, "encoder": candidate.encoder}
 
 
 def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
@@ -138,16 +140,16 @@ def retained(
         chosen = chosen_rate(name, terms, validation)
         start: list[Answered] | None = None
         done = 0
-        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as rival:
+        with taking_part(name, terms, stream.documents, chosen.rate or 0.0) as candidate:
             for size in sorted({min(FIRST + further, len(stream.documents)) for further in LATER}):
-                rival.adapt(stream.documents[done:size], questions)
+                candidate.adapt(stream.documents[done:size], questions)
                 done = size
-                found = answered(rival.language_model, questions, rival.supply, asking, rival.positions)
+                found = answered(candidate.language_model, questions, candidate.supply, asking, candidate.positions)
                 start = start or found
                 kept, summary = retention(start, found, asking.golds), summarized(found, asking.golds)
                 row = {"memory": name, "documents": size - FIRST, "questions": len(questions)}
                 row |= {"em": summary["em"], "f1": summary["f1"], "em_retention": kept[0], "f1_retention": kept[1]}
-                row |= {"weight": summary["weight"]} | settings_of(rival) | {"learning_rate": chosen.rate}
+                row |= {"weight": summary["weight"]} | settings_of(candidate) | {"learning_rate": chosen.rate}
                 rows.append(row)
     return rows
 

@@ -63,7 +63,7 @@ def chosen_rate(name: str, terms: Terms, validation: QuestionStream | None) -> C
 
 def cost_of(name: str, terms: Terms, validation: QuestionStream, rate: float) -> float:
     """Nats per answer token after adapting at a rate; infinite where that is no number."""
-    with taking_part(name, terms, validation.documents, rate) as rival:
-        rival.adapt(validation.documents, validation.questions)
-        nats = gold_nats(rival.language_model, validation.questions, rival.supply, rival.positions)
+    with taking_part(name, terms, validation.documents, rate) as candidate:
+        candidate.adapt(validation.documents, validation.questions)
+        nats = gold_nats(candidate.language_model, validation.questions, candidate.supply, candidate.positions)
     return nats if math.isfinite(nats) else math.inf

@@ -21,7 +21,7 @@ from driftlm.models.machine import Machine
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.runs import formats
 from driftlm.streams.documents import Document, read_documents
-from driftlm.streams.timestamps import moment_of
+from driftlm.streams.timestamps import timestamp_of
 
 AT_A_TIME = 64  # documents between two acknowledgements
 SHOWN = 5  # documents named with an answer
@@ -89,7 +89,7 @@ def taught(store: BankStore, networks: BankNetworks, documents: Iterable[Documen
     made = networks.amortize([one.text for one in fresh])
     store.add_many(
         [
-            Addition(one.id, one.text, one.time, moment_of(one.time), vectors, keys)
+            Addition(one.id, one.text, one.time, timestamp_of(one.time), vectors, keys)
             for one, (vectors, keys) in zip(fresh, made, strict=True)
         ]
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from driftlm.core.errors import DriftError
 from driftlm.homes.journal import Entry
-from driftlm.streams.timestamps import UNDERSTOOD, moment_of
+from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
 
 def before(entries: Iterable[Entry], document: str) -> list[int]:
@@ -34,30 +34,30 @@ def as_of(entries: Sequence[Entry], time: str) -> list[int]:
         DriftError: for a time that is none, or when no document names one.
     """
     end = end_of(time)
-    moments = [moment_of(entry.time) for entry in entries]
+    timestamps = [timestamp_of(entry.time) for entry in entries]
     if end is None:
         raise DriftError(f"--as-of was {time!r}; give {UNDERSTOOD}.")
-    if all(moment is None for moment in moments):
+    if all(timestamp is None for timestamp in timestamps):
         raise DriftError("no document that was read names a time; give --before DOCUMENT instead.")
-    later = [place for place, moment in enumerate(moments) if moment is not None and moment >= end]
+    later = [place for place, timestamp in enumerate(timestamps) if timestamp is not None and timestamp >= end]
     return [entry.seq for entry in entries[: later[0] if later else len(entries)]]
 
 
 def end_of(time: str) -> float | None:
-    """The first moment after a time, in seconds since 1970, None where it cannot be read.
+    """The first timestamp after a time, in seconds since 1970, None where it cannot be read.
 
     Example:
         >>> end_of("1970-01-01"), end_of("1970"), end_of("1969-12"), end_of("soon")
         (86400.0, 31536000.0, 0.0, None)
     """
-    moment, text = moment_of(time), time.strip()
-    if moment is None:
+    timestamp, text = timestamp_of(time), time.strip()
+    if timestamp is None:
         return None
     if re.fullmatch(r"\d{4}(-\d{2})?", text, re.ASCII):
-        begin = datetime.fromtimestamp(moment, UTC)
+        begin = datetime.fromtimestamp(timestamp, UTC)
         year, month = (begin.year, begin.month + 1) if "-" in text else (begin.year + 1, 1)
         year, month = (year + 1, 1) if month > 12 else (year, month)
         return datetime(year, month, 1, tzinfo=UTC).timestamp() if year < 10_000 else math.inf
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{8}", text, re.ASCII):
-        return moment + timedelta(days=1).total_seconds()
-    return math.nextafter(moment, math.inf)
+        return timestamp + timedelta(days=1).total_seconds()
+    return math.nextafter(timestamp, math.inf)

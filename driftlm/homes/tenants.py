@@ -23,7 +23,7 @@ HOMES = "the folder of homes"
 
 
 @dataclass
-class Place:
+class OpenHome:
     """A tenant's home, while it is in memory or somebody waits for it."""
 
     lock: Lock = field(default_factory=Lock)
@@ -75,7 +75,7 @@ class Tenants:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = locked(self.folder, HOMES)
         self.map = Lock()
-        self.places: OrderedDict[str, Place] = OrderedDict()  # the least recently used first
+        self.places: OrderedDict[str, OpenHome] = OrderedDict()  # the least recently used first
 
     @contextmanager
     def using(self, name: str) -> Iterator[Home]:
@@ -90,7 +90,7 @@ class Tenants:
         if not NAME.fullmatch(name):
             raise DriftError(f"{name!r} is no name of a tenant; give 1 to 64 letters, digits, - and _.")
         with self.map:
-            place = self.places.setdefault(name, Place())
+            place = self.places.setdefault(name, OpenHome())
             place.users += 1
         try:
             with place.lock:

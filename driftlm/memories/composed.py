@@ -18,7 +18,7 @@ from driftlm.memories.bank.source import BankSource
 from driftlm.memories.base import Answer, Counts, Event, Example, Source, State, Supply
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN
-from driftlm.memories.weights.prior import PriorReader
+from driftlm.memories.weights.prior import StaticModel
 from driftlm.models.answers import generate
 from driftlm.models.loading import LanguageModel, refuse_long_context
 from driftlm.models.modulated import Before
@@ -93,7 +93,7 @@ class ComposedMemory:
         """Tokens of a document and where each ends, as `LanguageModel.encode`."""
         return self.language_model.encode(text)
 
-    def static(self) -> PriorReader:
+    def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and no source."""
         return self.weights.static()
 

@@ -17,7 +17,7 @@ def rate_of(expert: str) -> float:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ExpertWeights:
     """Weights of a mixture's experts, in their order, behind `tokens` tokens that end in `document`."""
 
     tokens: int

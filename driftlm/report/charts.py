@@ -248,7 +248,7 @@ def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], widt
     sorted_names = [names[place] for place in order]
     fields = [f"w{rank:02}" for rank in range(len(order))]  # an expert's name is no name of a field
     values: list[dict[str, Any]] = [{"tokens": 0, "start": 0, "document": "", **dict.fromkeys(fields, 1 / len(order))}]
-    for standing in tally.standings():
+    for standing in tally.expert_weights():
         best = max(range(len(names)), key=standing.weights.__getitem__)
         row: dict[str, Any] = {field: standing.weights[place] for field, place in zip(fields, order, strict=True)}
         row |= {"tokens": standing.tokens, "document": standing.document, "start": values[-1]["tokens"]}

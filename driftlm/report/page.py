@@ -240,7 +240,7 @@ def won(tally: Tally, names: Sequence[str], finished: bool = True) -> str:
     lead = tally.lead
     if lead is None:
         return "No expert leads: all weigh the same."
-    weight = tally.standings()[-1].weights[lead.expert]
+    weight = tally.expert_weights()[-1].weights[lead.expert]
     said = f"{names[lead.expert]} {'won' if finished else 'leads so far'}, with a weight of {number(weight, '.3f')}"
     if lead.before is None:
         return f"{said}; it led from the start."

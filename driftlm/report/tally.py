@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.expert_weights import Lead, Standing, followed
+from driftlm.memories.expert_weights import ExpertWeights, Lead, followed
 
 POINTS = 1000  # points of a line at most; a longer stream is summed into buckets of 2, 4, 8 ... windows
 DOCUMENTS = 500  # document rows kept; the others are counted
@@ -315,13 +315,13 @@ class Tally:
             )
         return found
 
-    def standings(self) -> list[Standing]:
+    def expert_weights(self) -> list[ExpertWeights]:
         """At most 1,000 points of the experts' weights, each behind its bucket; none without a mixture."""
         tokens, found = 0, []
         for sums, document, weights in self._buckets:
             tokens += sums.tokens
             if weights:
-                found.append(Standing(tokens, document, weights))
+                found.append(ExpertWeights(tokens, document, weights))
         return found
 
 

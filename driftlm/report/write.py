@@ -38,7 +38,7 @@ def write_report(run: Path) -> list[Path]:
             place = partial(charts.position_chart, tally.positions.bins())
             drawings.append(("gain", "Cumulative gain", _READ_GAIN, partial(charts.gain_chart, tally)))
             drawings.append(("position", "Gain by position in the document", _READ_POSITION, place))
-    if tally.standings():
+    if tally.expert_weights():
         names = _experts(config, tally)
         order = sorted(range(len(names)), key=lambda place: rate_of(names[place]))
         drawn = partial(charts.weights_chart, tally, names, order)
@@ -69,7 +69,7 @@ def _experts(config: dict[str, Any], tally: Tally) -> list[str]:
     """Names of a mixture's experts, in the order of their weights."""
     experts = (config.get("learning") or {}).get("experts") or ""
     names = [one.name() for one in Learning(rule="mixture", experts=experts).strategies()]
-    if len(names) != len(tally.standings()[-1].weights):
+    if len(names) != len(tally.expert_weights()[-1].weights):
         raise DriftError("config.json names other experts than windows.jsonl weighs; give an unchanged run folder.")
     return names
 

@@ -30,7 +30,7 @@ from driftlm.streams.documents import Document
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """Where in the stream a checkpoint stands.
 
     Attributes:
@@ -50,7 +50,7 @@ class Progress:
 class Checkpoint:
     """Everything a run needs to go on."""
 
-    progress: Progress
+    progress: Position
     totals: Totals
     memory: State
     baseline: State | None
@@ -60,7 +60,7 @@ class Checkpoint:
 class Tape:
     """Documents as they pass by, counted and hashed, so that a resumed run knows it reads the same stream."""
 
-    def __init__(self, documents: Iterable[Document], resumed: Progress) -> None:
+    def __init__(self, documents: Iterable[Document], resumed: Position) -> None:
         self.documents, self.resumed = documents, resumed
         self.digested, self.digest = 0, ""
         self.digests = {0: ""}  # by the number of documents; of those that may still be asked for
@@ -95,22 +95,22 @@ class Tape:
         """When the document of `step` is from, the latest that was told."""
         return step.time if isinstance(step, RowStep) else self.time
 
-    def at(self, step: Step) -> Progress:
+    def at(self, step: Step) -> Position:
         """Before the window of `step`; of documents read side by side, before its document."""
         if isinstance(step, RowStep):
             self.digests = {number: digest for number, digest in self.digests.items() if number >= step.number}
-            return Progress(step.number, 0, step.number, self.digests[step.number])
+            return Position(step.number, 0, step.number, self.digests[step.number])
         self.digests.clear()
-        return Progress(self.digested - 1, step.window.index, self.digested, self.digest)
+        return Position(self.digested - 1, step.window.index, self.digested, self.digest)
 
-    def after(self, step: Step) -> Progress:
+    def after(self, step: Step) -> Position:
         """Behind the window of `step`, which is the last of its document where they are read side by side."""
         if isinstance(step, RowStep):
-            return Progress(step.number + 1, 0, step.number + 1, self.digests[step.number + 1])
+            return Position(step.number + 1, 0, step.number + 1, self.digests[step.number + 1])
         here = self.at(step)
         if step.window.last:
-            return Progress(here.document + 1, 0, here.digested, here.digest)
-        return Progress(here.document, here.window + 1, here.digested, here.digest)
+            return Position(here.document + 1, 0, here.digested, here.digest)
+        return Position(here.document, here.window + 1, here.digested, here.digest)
 
 
 class Resumable(Protocol):
@@ -136,7 +136,7 @@ class Run:
 
     def checkpoint(
         self,
-        progress: Progress,
+        progress: Position,
         totals: Totals,
         memory: Resumable,
         baseline: Resumable | None,
@@ -213,7 +213,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DriftError(f"{found[-1]} is damaged; put it back as it was, or start a new run.") from error
     return Checkpoint(
-        Progress(**values["progress"]),
+        Position(**values["progress"]),
         Totals(**values["totals"]),
         states["memory"],
         states.get("baseline"),

@@ -18,22 +18,22 @@ import transformers
 
 import driftlm
 from driftlm.core.errors import Diverged, DriftError
-from driftlm.cost.estimate import cost_ahead, expected_tokens
+from driftlm.cost.estimate import estimate, expected_tokens
 from driftlm.cost.summary import peak_resident_bytes, summarized
 from driftlm.memories.loop import Step, Totals, finished, read_stream
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import Learner, MixtureMemory, memory_in_weights
-from driftlm.memories.weights.prior import PriorReader
+from driftlm.memories.weights.prior import StaticModel
 from driftlm.memories.weights.side_by_side import RowStep, read_side_by_side
 from driftlm.models.loading import BUNDLED
 from driftlm.models.machine import Machine
 from driftlm.report.live_table import Live
 from driftlm.runs import formats
-from driftlm.runs.folder import Checkpoint, Progress, Run, Tape, latest_checkpoint, line, read_config
+from driftlm.runs.folder import Checkpoint, Position, Run, Tape, latest_checkpoint, line, read_config
 from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document, read_documents
-from driftlm.streams.tail.offsets import Followed
-from driftlm.streams.tail.sources import Following, ended_by_signals
+from driftlm.streams.tail.offsets import Offsets
+from driftlm.streams.tail.sources import Tail, ended_by_signals
 from driftlm.streams.windows import Window, Windows
 
 
@@ -180,24 +180,24 @@ def memory_of(reading: Reading) -> Learner:
     return memory
 
 
-def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> dict[str, Any]:
+def through(reading: Reading, memory: Learner, baseline: StaticModel | None) -> dict[str, Any]:
     """Drive the stream through the memory: log, checkpoint, show."""
     stream, checkpoint = reading.stream, reading.checkpoint
-    progress, totals, lines = Progress(), Totals(static_nats=None if baseline is None else 0.0), 0
+    progress, totals, lines = Position(), Totals(static_nats=None if baseline is None else 0.0), 0
     if checkpoint is not None:
         progress, totals, lines = checkpoint.progress, checkpoint.totals, checkpoint.lines
         memory.restore(checkpoint.memory)
         if baseline is not None and checkpoint.baseline is not None:
             baseline.restore(checkpoint.baseline)
     itself = stream.compare == "static" and not memory.parameters  # nothing learns: the static model is this one
-    followed = Followed(reading.folder / "followed.jsonl", texts=True) if stream.follow else None
-    documents, following = source_of(stream, followed)
+    offsets = Offsets(reading.folder / "followed.jsonl", texts=True) if stream.follow else None
+    documents, tail = source_of(stream, offsets)
     tape = Tape(documents, progress)
     expected = stream.limit if stream.follow else expected_tokens(stream.files, stream.limit, memory)
     run: Run | None = None
     step: Step | None = None
     behind = progress
-    before: tuple[Progress, Totals, int | None] = progress, totals, lines
+    before: tuple[Position, Totals, int | None] = progress, totals, lines
 
     def save() -> None:
         """A checkpoint behind `step`, once it was learned from; side by side, behind the last whole document."""
@@ -207,7 +207,7 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
         at, reached, held = (behind, finished(step, memory), None) if whole else before
         run.checkpoint(at, reached, memory, baseline, held)
 
-    signals = stop_signals(tape) if following is None else ended_by_signals(following)
+    signals = stop_signals(tape) if tail is None else ended_by_signals(tail)
     with signals as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
         due = time.monotonic() + stream.checkpoint
         if stream.batch > 1:
@@ -224,8 +224,8 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
                 if run is None:
                     run = begin(reading, memory, lines, expected, step.window)
                     stopping.callback(run.close)
-                if followed is not None:
-                    followed.write()  # before anything says that it was read
+                if offsets is not None:
+                    offsets.write()  # before anything says that it was read
                 if step.window.index == 0 or not isinstance(step, RowStep):
                     before = tape.at(step), step.before, run.log.tell()
                 if asked or time.monotonic() >= due:
@@ -265,19 +265,19 @@ def through(reading: Reading, memory: Learner, baseline: PriorReader | None) -> 
     return conclude(reading, run, memory, ended)
 
 
-def source_of(stream: Stream, followed: Followed | None) -> tuple[Iterator[Document], Following | None]:
+def source_of(stream: Stream, offsets: Offsets | None) -> tuple[Iterator[Document], Tail | None]:
     """The documents of the stream, and what follows it; those that came before are first, as they were then."""
-    if followed is None:
+    if offsets is None:
         return read_documents(stream.files, stdin=stream.stdin, piece=stream.piece), None
-    following = Following(
+    tail = Tail(
         stream.files,
         stdin=stream.stdin,
         piece=stream.piece,
         idle=stream.idle,
-        places=followed.places.values(),
+        offsets=offsets.offsets.values(),
         say=partial(print, "driftlm:", file=sys.stderr),
     )
-    return followed.and_more(following), following
+    return offsets.and_more(tail), tail
 
 
 def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, window: Window) -> Run:
@@ -289,7 +289,7 @@ def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, w
         if not reading.continues:
             language_model.name = str(start.resolve())  # a new adapter is one of these weights
     if not reading.stream.json or reading.stream.live:
-        ahead = cost_ahead(memory, expected, window, reading.stream.compare == "static")
+        ahead = estimate(memory, expected, window, reading.stream.compare == "static")
         print(f"driftlm: {ahead}", file=sys.stderr)
     return run
 
@@ -326,7 +326,7 @@ def conclude(reading: Reading, run: Run, memory: Learner, totals: Totals) -> dic
     }
     learned = memory
     if isinstance(memory, MixtureMemory):
-        summary["experts"], learned = memory.standings(), memory.best()
+        summary["experts"], learned = memory.expert_weights(), memory.best()
     run.finish(summary)
     if reading.stream.save:
         formats.save(learned.language_model, learned.trainable, reading.stream.save)

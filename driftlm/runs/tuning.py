@@ -50,7 +50,7 @@ TIMED = 3  # windows, of which the fastest counts
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Trial:
     """A way to read."""
 
     windows: Windows
@@ -122,7 +122,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
     grids = grids_of(language_model)
     every = candidates(grids, quantized=machine.bits > 0)
     price = prices(language_model, found) if unit == "seconds" else formulas(language_model)
-    static = price(Candidate(grids[0], FROZEN)).score
+    static = price(Trial(grids[0], FROZEN)).score
     costs = {one: price(one).of(one.learning) / static for one in every}
     affordable = sorted((one for one in every if costs[one] <= budget), key=costs.__getitem__)
     if not affordable:
@@ -145,7 +145,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
     best = min(whole, key=lambda place: tried[place]["bits_per_byte"])  # of equal ones the cheapest
     chosen = affordable[best]
     flags = {name: value for name, value in chosen.settings().items() if value is not None}
-    beside = affordable.index(Candidate(chosen.windows, FROZEN))
+    beside = affordable.index(Trial(chosen.windows, FROZEN))
     return {
         "flags": flags,
         "command": command(text, flags, machine),
@@ -195,10 +195,10 @@ def fits(language_model: LanguageModel, windows: Windows) -> bool:
     return True
 
 
-def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Candidate]:
+def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Trial]:
     """The static model in all windows, and every way to learn; of quantized weights only a LoRA learns."""
-    return [Candidate(windows, FROZEN) for windows in grids] + [
-        Candidate(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))  # type: ignore[arg-type]
+    return [Trial(windows, FROZEN) for windows in grids] + [
+        Trial(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))  # type: ignore[arg-type]
         for windows in grids
         for learn, rule, rate in WAYS
         for every, cadence in CADENCES
@@ -206,11 +206,11 @@ def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Candid
     ]
 
 
-def formulas(language_model: LanguageModel) -> Callable[[Candidate], Price]:
+def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
     """Prices in operations, by formula; nothing is read for them."""
     known: dict[Learning, Formula] = {}
 
-    def price(one: Candidate) -> Price:
+    def price(one: Trial) -> Price:
         kind = replace(one.learning, learning_rate=None)
         if kind not in known:
             try:
@@ -224,7 +224,7 @@ def formulas(language_model: LanguageModel) -> Callable[[Candidate], Price]:
     return price
 
 
-def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Callable[[Candidate], Price]:
+def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Callable[[Trial], Price]:
     """Prices in seconds, each measured once on windows of full context; an update's counts as learning."""
     ids = [token for document in documents for token in language_model.encode(document.text)[0][1:]]
     known: dict[tuple[Windows, Learning], float] = {}
@@ -235,7 +235,7 @@ def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Call
             known[kind] = timed(learner(language_model, *kind, None), ids) / windows.stride
         return known[kind]
 
-    def price(one: Candidate) -> Price:
+    def price(one: Trial) -> Price:
         score = seconds(one.windows, FROZEN)
         return Price(score, max(0.0, seconds(one.windows, one.learning) - score) if one.learns else 0.0, 0.0)
 
@@ -261,8 +261,8 @@ def timed(memory: WeightMemory, ids: Sequence[int]) -> float:
 
 
 def raced(
-    affordable: Sequence[Candidate], language_model: LanguageModel, documents: Sequence[Document], tokens: int
-) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+    affordable: Sequence[Trial], language_model: LanguageModel, documents: Sequence[Document], tokens: int
+) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Let candidates read in the order given, each as far as it is among the best so far; the static model to the end.
 
     Yields:

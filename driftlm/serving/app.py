@@ -7,7 +7,7 @@ from driftlm import __version__
 from driftlm.core.errors import DriftError
 from driftlm.serving.access import Tokens
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
-from driftlm.serving.middleware import Application, Gate, Limits, failure
+from driftlm.serving.middleware import Application, Limits, Middleware, failure
 from driftlm.serving.prompts import PLAIN
 from driftlm.serving.requests import Gone, Missing, PartlyRead, Served
 
@@ -141,4 +141,4 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     app.include_router(completion_routes(served))
     app.include_router(memory_routes(served))
     app.include_router(page_routes())
-    return Gate(app, limits, tokens, served.metrics)
+    return Middleware(app, limits, tokens, served.metrics)

@@ -13,7 +13,7 @@ from driftlm.homes.journal import Entry, facts_of
 from driftlm.homes.snapshots import described
 from driftlm.serving.requests import Missing, PartlyRead, Served
 from driftlm.streams.documents import Document
-from driftlm.streams.timestamps import UNDERSTOOD, moment_of
+from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
 MOST_LISTED = 1000
 
@@ -69,11 +69,11 @@ def expired(home: Home, before: str, purge: bool, cost: bool) -> dict[str, Any]:
 
     Documents that are not behind the present state are among them: their text is kept as well.
     """
-    end = moment_of(before)
+    end = timestamp_of(before)
     if end is None:
         raise DriftError(f"before was {before!r}; give {UNDERSTOOD}.")
-    moments = {entry.id: moment_of(entry.time) for entry in home.journal.entries(home.journal.hashes())}
-    return forgotten(home, [id for id, at in moments.items() if at is not None and at < end], purge, cost)
+    timestamps = {entry.id: timestamp_of(entry.time) for entry in home.journal.entries(home.journal.hashes())}
+    return forgotten(home, [id for id, at in timestamps.items() if at is not None and at < end], purge, cost)
 
 
 def snapshots(home: Home) -> dict[str, Any]:

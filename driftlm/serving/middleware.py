@@ -54,7 +54,7 @@ class Refused(Exception):
         self.status, self.kind, self.headers = status, kind, headers or {}
 
 
-class Gate:
+class Middleware:
     """Lets requests through to an application, with their tenant and their whole body.
 
     Without tokens only requests for a name of this machine pass: no page of the web, whose name was made to lead here,

@@ -17,7 +17,7 @@ TENANTS = 1024  # that are remembered at most, those of the latest readings
 
 
 @dataclass
-class Reading:
+class DocumentProgress:
     """A document that is being read, or was read last.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reading:
         """One more window.
 
         Example:
-            >>> reading = Reading("a", 4000)
+            >>> reading = DocumentProgress("a", 4000)
             >>> for window in range(1, 1001):
             ...     reading.add(Totals(tokens=4 * window, windows=window))
             >>> reading.every, len(reading.points), reading.points[0].windows, reading.latest.tokens
@@ -70,10 +70,10 @@ def point_of(totals: Totals) -> dict[str, Any]:
 
 
 @dataclass
-class Followed:
+class TenantProgress:
     """What is known of a tenant: a reading, and how often what its home holds has changed."""
 
-    reading: Reading | None = None
+    reading: DocumentProgress | None = None
     changes: int = 0
 
 
@@ -87,22 +87,22 @@ class Progress:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.tenants: OrderedDict[str, Followed] = OrderedDict()
+        self.tenants: OrderedDict[str, TenantProgress] = OrderedDict()
 
     def of(self, tenant: str) -> dict[str, Any]:
         """What there is to say to a tenant, of nobody else."""
         with self.lock:
-            held = self.tenants.get(tenant, Followed())
+            held = self.tenants.get(tenant, TenantProgress())
             return {"changes": held.changes, "document": None if held.reading is None else held.reading.facts()}
 
     def read(self, tenant: str, home: Home, document: Document) -> Entry:
         """`Home.read`, window by window in public; what was read before is not begun."""
-        reading: Reading | None = None
+        reading: DocumentProgress | None = None
 
         def watch(step: Step) -> None:
             nonlocal reading
             if reading is None:
-                reading = Reading(document.id, len(home.memory.encode(document.text)[0]) - 1)
+                reading = DocumentProgress(document.id, len(home.memory.encode(document.text)[0]) - 1)
                 self.follow(tenant, reading)
             with self.lock:
                 reading.add(step.totals)
@@ -117,15 +117,15 @@ class Progress:
             self.end(tenant, reading, "read", entry.seq)
         return entry
 
-    def follow(self, tenant: str, reading: Reading) -> None:
+    def follow(self, tenant: str, reading: DocumentProgress) -> None:
         """A reading begins."""
         with self.lock:
-            self.tenants.setdefault(tenant, Followed()).reading = reading
+            self.tenants.setdefault(tenant, TenantProgress()).reading = reading
             self.tenants.move_to_end(tenant)
             while len(self.tenants) > TENANTS:
                 self.tenants.popitem(last=False)
 
-    def end(self, tenant: str, reading: Reading, state: Literal["read", "failed"], seq: int | None) -> None:
+    def end(self, tenant: str, reading: DocumentProgress, state: Literal["read", "failed"], seq: int | None) -> None:
         """Nothing more comes of a reading."""
         with self.lock:
             reading.state, reading.seq = state, seq
@@ -134,7 +134,7 @@ class Progress:
     def changed(self, tenant: str) -> None:
         """What can be listed of the home has changed."""
         with self.lock:
-            self.tenants.setdefault(tenant, Followed()).changes += 1
+            self.tenants.setdefault(tenant, TenantProgress()).changes += 1
 
     def left(self, tenant: str) -> None:
         """The home is in another state: nothing stays of the latest reading, whose document may be forgotten."""

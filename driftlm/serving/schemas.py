@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from driftlm.streams.timestamps import UNDERSTOOD, moment_of
+from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
 TEXT = 64_000_000  # characters; the server's limit of a body is below
 Id = Annotated[str, Field(min_length=1, max_length=512)]
@@ -19,7 +19,7 @@ Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_le
 Ids = Annotated[list[Id], Field(max_length=1024)]
 
 
-class Wire(BaseModel):
+class Schema(BaseModel):
     """What all requests share: no field that is not known, no value of another type, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -32,18 +32,18 @@ def refuse(kind: str, message: str) -> None:
 
 def understood(time: str) -> str:
     """A time that can be read, as it was given."""
-    if moment_of(time) is None:
+    if timestamp_of(time) is None:
         refuse("time", f"{time!r} cannot be read as one; give {UNDERSTOOD}, or leave it out.")
     return time
 
 
-class StreamOptions(Wire):
+class StreamOptions(Schema):
     """Of a stream."""
 
     include_usage: bool = False
 
 
-class Generation(Wire):
+class Generation(Schema):
     """What completions and chats share."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -109,14 +109,14 @@ class CompletionRequest(Generation):
         return self.prompt[0] if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else self.prompt
 
 
-class TextPart(Wire):
+class TextPart(Schema):
     """A part of a message."""
 
     type: Literal["text"]
     text: Annotated[str, Field(max_length=TEXT)]
 
 
-class Message(Wire):
+class Message(Schema):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -157,7 +157,7 @@ class ChatRequest(Generation):
         return self
 
 
-class DocumentIn(Wire):
+class DocumentIn(Schema):
     """A document to be read."""
 
     id: Id
@@ -165,7 +165,7 @@ class DocumentIn(Wire):
     time: Annotated[Time, AfterValidator(understood)] | None = None
 
 
-class ReadRequest(Wire):
+class ReadRequest(Schema):
     """Of `/v1/read`: one text, or documents."""
 
     text: Annotated[str, Field(min_length=1, max_length=TEXT)] | None = None
@@ -179,7 +179,7 @@ class ReadRequest(Wire):
         return self
 
 
-class ForgetRequest(Wire):
+class ForgetRequest(Schema):
     """Of `/v1/memory/forget`; without ids, a purge is of what was forgotten before."""
 
     ids: Ids
@@ -194,7 +194,7 @@ class ForgetRequest(Wire):
         return self
 
 
-class ExpireRequest(Wire):
+class ExpireRequest(Schema):
     """Of `/v1/memory/expire`."""
 
     before: Time
@@ -202,13 +202,13 @@ class ExpireRequest(Wire):
     cost: bool = False
 
 
-class SnapshotRequest(Wire):
+class SnapshotRequest(Schema):
     """Of `/v1/snapshots`."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class RestoreRequest(Wire):
+class RestoreRequest(Schema):
     """Of `/v1/snapshots/restore`."""
 
     snapshot: Annotated[str, Field(min_length=1, max_length=64)] | None = None

@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 UNDERSTOOD = "a date such as 2024-05-01, a year, or seconds since 1970"
 
 
-def moment_of(time: str | None) -> float | None:
+def timestamp_of(time: str | None) -> float | None:
     """Seconds since 1970 of a time as a source writes it, or None where it cannot be read.
 
     Understood: ISO 8601 dates and times (UTC where no zone is given; `20240501` is a date), years, years with a month,
     and other plain numbers, which are seconds already.
 
     Example:
-        >>> moment_of("1970-01-02"), moment_of("1969"), moment_of("12.5"), moment_of("last week")
+        >>> timestamp_of("1970-01-02"), timestamp_of("1969"), timestamp_of("12.5"), timestamp_of("last week")
         (86400.0, -31536000.0, 12.5, None)
-        >>> moment_of("19700102"), moment_of("1970-02")
+        >>> timestamp_of("19700102"), timestamp_of("1970-02")
         (86400.0, 2678400.0)
     """
     if time is None:

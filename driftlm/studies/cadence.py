@@ -8,7 +8,7 @@ Where learning from every window gains nothing on average there is nothing to ke
 from collections.abc import Iterator, Sequence
 
 from driftlm.memories.weights.learning import Cadence, Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import by_text, concluded, figure, mean_of, measured, point
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -28,10 +28,10 @@ def learnings() -> Iterator[tuple[str, Learning]]:
             yield f"{cadence} {every}", Learning(every=every, cadence=cadence)
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every cadence on a few texts of different kinds."""
     return [
-        Reading(name, (text,), scale.tokens, CACHED, learning)
+        Cell(name, (text,), scale.tokens, CACHED, learning)
         for text in first(TEXTS, scale.texts)
         for name, learning in learnings()
     ]

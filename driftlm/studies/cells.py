@@ -12,7 +12,7 @@ from driftlm.streams.windows import Windows
 
 
 @dataclass(frozen=True)
-class Reading:
+class Cell:
     """A text read by a memory in weights, and everything that its row depends on; plain JSON.
 
     `driftlm.studies.measuring.measure` makes its row.
@@ -34,7 +34,7 @@ class Reading:
         seed: of the shuffling, of the order of the passes' windows, and of a LoRA.
 
     Example:
-        >>> Reading("static", ("books/a.txt", "books/b.txt"), 1000, learning=Learning("none")).text
+        >>> Cell("static", ("books/a.txt", "books/b.txt"), 1000, learning=Learning("none")).text
         'a+b'
     """
 

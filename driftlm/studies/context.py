@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean_of, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -25,17 +25,15 @@ LONG, SHORT = "static C=1024", "learning C=256"
 KINDS = {"under shift": SHIFTED, "books": BOOKS}
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Static contexts, overlapping by three quarters, and cached contexts that learn."""
     cells = []
     for text in (text for texts in KINDS.values() for text in first(texts, scale.texts)):
         for length in CONTEXTS[STATIC]:
             grid = Windows("overlapping", length, length // 4)
-            cells.append(Reading(f"{STATIC} C={length}", (text,), scale.tokens, grid, Learning("none")))
+            cells.append(Cell(f"{STATIC} C={length}", (text,), scale.tokens, grid, Learning("none")))
         for length in CONTEXTS[LEARNING]:
-            cells.append(
-                Reading(f"{LEARNING} C={length}", (text,), scale.tokens, Windows("cached", length, length // 2))
-            )
+            cells.append(Cell(f"{LEARNING} C={length}", (text,), scale.tokens, Windows("cached", length, length // 2)))
     return cells
 
 

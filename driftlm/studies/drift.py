@@ -11,7 +11,7 @@ order against a shuffled one for sources that have dates, are figures.
 from collections.abc import Sequence
 
 from driftlm.streams.windows import Windows
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, measured, point, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -29,7 +29,7 @@ PAIRS = (
 )
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Pairs of sources in every order, and single sources by date and shuffled."""
     cells = []
     for pair in PAIRS[: scale.texts or None]:
@@ -39,11 +39,11 @@ def readings(scale: Scale) -> list[Reading]:
         if set(pair) <= set(DRIFT):
             orders |= {f"documents {count}": f"documents:{count}" for count in DOCUMENTS}
         for name, order in orders.items():
-            cells.append(Reading(name, pair, scale.tokens, APART, order=order))
+            cells.append(Cell(name, pair, scale.tokens, APART, order=order))
     for text in first(DRIFT, scale.texts):
-        cells.append(Reading(DATED, (text,), scale.tokens, APART))
+        cells.append(Cell(DATED, (text,), scale.tokens, APART))
         for seed in range(scale.seeds):
-            cells.append(Reading(SHUFFLED, (text,), scale.tokens, APART, order="shuffled", seed=seed))
+            cells.append(Cell(SHUFFLED, (text,), scale.tokens, APART, order="shuffled", seed=seed))
     return cells
 
 

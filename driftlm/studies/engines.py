@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from driftlm.core.errors import DriftError
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.study import Row
 
 EngineName = Literal["local", "ray"]
 ENGINES = {"local": "driftlm.studies.engines:local", "ray": "driftlm.studies.ray_engine:ray_cluster"}
 TRIES = 3  # of a reading whose worker was lost, or that failed for no reason that a user can mend
 
-Measure = Callable[[Reading, Path], Row]
+Measure = Callable[[Cell, Path], Row]
 
 
 class Engine(Protocol):
@@ -34,8 +34,8 @@ class Engine(Protocol):
     """
 
     def __call__(
-        self, readings: Sequence[Reading], data: Path, workers: int, measure: Measure
-    ) -> Iterator[tuple[Reading, Row]]: ...
+        self, readings: Sequence[Cell], data: Path, workers: int, measure: Measure
+    ) -> Iterator[tuple[Cell, Row]]: ...
 
 
 def engine_of(name: str) -> Engine:
@@ -62,7 +62,7 @@ def one_thread() -> None:
 # ---- answers of a worker --------------------------------------------------------------------------------------------
 
 
-def answered(measure: Measure, reading: Reading, data: Path) -> dict[str, Any]:
+def answered(measure: Measure, reading: Cell, data: Path) -> dict[str, Any]:
     """What a worker sends back: `row`, or `refused` with its sentence, or `failed` with what happened."""
     try:
         return {"row": measure(reading, data)}
@@ -81,15 +81,15 @@ class Attempts:
         failures: by place, what happened each time.
     """
 
-    waiting: deque[tuple[int, Reading]]
+    waiting: deque[tuple[int, Cell]]
     failures: dict[int, list[str]] = field(default_factory=dict)
 
     @staticmethod
-    def of(readings: Sequence[Reading]) -> "Attempts":
+    def of(readings: Sequence[Cell]) -> "Attempts":
         """None was tried yet."""
         return Attempts(deque(enumerate(readings)))
 
-    def row(self, place: int, reading: Reading, answer: Mapping[str, Any]) -> Row | None:
+    def row(self, place: int, reading: Cell, answer: Mapping[str, Any]) -> Row | None:
         """The row of an answer; None where the reading is to be tried again.
 
         Raises:
@@ -121,7 +121,7 @@ class Worker:
 
     process: BaseProcess
     connection: Connection
-    at: tuple[int, Reading] | None = None
+    at: tuple[int, Cell] | None = None
 
     @staticmethod
     def start(data: Path, measure: Measure) -> "Worker":
@@ -133,7 +133,7 @@ class Worker:
         its.close()
         return Worker(process, ours)
 
-    def give(self, one: tuple[int, Reading]) -> bool:
+    def give(self, one: tuple[int, Cell]) -> bool:
         """Hand it a reading; False where it has died meanwhile."""
         self.at = one
         try:
@@ -158,7 +158,7 @@ class Worker:
         self.connection.close()
 
 
-def local(readings: Sequence[Reading], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Reading, Row]]:
+def local(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
     """The `local` engine: processes on this machine; `workers` 0 is one a core."""
     attempts = Attempts.of(readings)
     running: list[Worker] = []

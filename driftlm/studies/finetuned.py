@@ -9,7 +9,7 @@ on.
 from collections.abc import Sequence
 
 from driftlm.memories.weights.learning import DEFAULT_RATES
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, combined, concluded, figure, measured, plain, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -28,15 +28,15 @@ def after(passes: int) -> str:
 DECIDING = after(PASSES[-1])
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """The same part of every text, read from both priors."""
     cells = []
     for text in (text for texts in KINDS for text in first(texts, scale.texts)):
         ahead = AHEAD * scale.tokens
-        cells.append(Reading(BEFORE, (text,), scale.tokens, CACHED, skip=ahead))
+        cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=ahead))
         for passes in PASSES:
             rate = DEFAULT_RATES["adam"]
-            cells.append(Reading(after(passes), (text,), scale.tokens, CACHED, skip=ahead, tuned=passes, rate=rate))
+            cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=ahead, tuned=passes, rate=rate))
     return cells
 
 

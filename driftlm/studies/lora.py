@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import by_text, combined, concluded, figure, mean_of, measured, point
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study, Verdict
@@ -50,10 +50,10 @@ def rate_of(rank: int) -> float:
     return RATE * math.sqrt(8 / rank)
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every setting on a few texts; those with a random half as often as there are seeds."""
     return [
-        Reading(name, (text,), scale.tokens, CACHED, learning, seed=seed)
+        Cell(name, (text,), scale.tokens, CACHED, learning, seed=seed)
         for text in first(TEXTS, scale.texts)
         for name, learning in learnings().items()
         for seed in range(scale.seeds if learning.learn in ("lora", "dora") else 1)

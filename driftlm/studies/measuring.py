@@ -22,7 +22,7 @@ from driftlm.memories.weights.mixture import Learner, MixtureMemory, memory_in_w
 from driftlm.models.loading import BUNDLED, LanguageModel, load
 from driftlm.runs.folder import line
 from driftlm.streams.windows import Windows, split
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.parts import Part, Tokenized, parts_of
 
 MOMENTS = {"adam": 2, "rms": 2}  # values that a rule holds for each parameter: moments, or scales and pulls
@@ -43,7 +43,7 @@ class Passed:
     positions: Tensor
 
 
-def measure(reading: Reading, data: Path) -> dict[str, Any]:
+def measure(reading: Cell, data: Path) -> dict[str, Any]:
     """Read what a reading names and return its row, plain JSON.
 
     The static model reads first, then come the passes of Adam where there are any, then the memory. Adam's rate falls
@@ -103,7 +103,7 @@ def measure(reading: Reading, data: Path) -> dict[str, Any]:
         "seconds": totals.seconds,
         "memory_bytes": memory_bytes(memory),
         "positions": by_position(adapted, static),
-        "experts": memory.standings() if isinstance(memory, MixtureMemory) else None,
+        "experts": memory.expert_weights() if isinstance(memory, MixtureMemory) else None,
         "reading": asdict(reading),
     }
 
@@ -131,14 +131,14 @@ def loaded_model(name: str) -> LanguageModel:
     return load(name or None)
 
 
-def frozen(reading: Reading) -> Reading:
+def frozen(reading: Cell) -> Cell:
     """The same text in the same order and windows, and nothing learned."""
     seed = reading.seed if reading.order == "shuffled" else 0
     return replace(reading, setting="", learning=FROZEN, tuned=0, hindsight=0, rate=0.0, seed=seed)
 
 
 @lru_cache(maxsize=32)
-def before_learning(reading: Reading, data: Path) -> Before:
+def before_learning(reading: Cell, data: Path) -> Before:
     """Let the static model read what a reading that learns nothing names."""
     loaded = loaded_model(reading.model)
     skipped, parts = parts_of(loaded, reading, data)
@@ -150,7 +150,7 @@ def before_learning(reading: Reading, data: Path) -> Before:
     return Before(skipped, parts, static, cost)
 
 
-def completed(reading: Reading, language_model: LanguageModel) -> Learning:
+def completed(reading: Cell, language_model: LanguageModel) -> Learning:
     """The learning of a reading with its seed, and with the bundled model's statistics where RMS has no others."""
     learning = replace(reading.learning, seed=reading.seed)
     if learning.rule == "rms" and not learning.statistics and language_model.name == str(BUNDLED):
@@ -172,7 +172,7 @@ def passed(memory: Learner, log: Path) -> Passed:
     return Passed(totals, torch.cat(nats), torch.cat(positions))
 
 
-def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Reading) -> None:
+def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) -> None:
     """Passes of Adam over all windows of the parts, in all weights, which the model keeps."""
     grid = Windows("overlapping", reading.windows.context, reading.windows.stride)
     memory = WeightMemory(language_model, grid, Learning(rule="adam", learning_rate=reading.rate))

@@ -9,7 +9,7 @@ books is; the rates that the experts hold, or nearly hold, are left out.
 from collections.abc import Sequence
 
 from driftlm.memories.weights.learning import Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, measured, plain, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study, Verdict
@@ -24,13 +24,13 @@ RATES = tuple(
 )
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every rate of the grid and the mixture, on every book."""
     cells = []
     for text in first(BOOKS, scale.texts):
-        cells.append(Reading(MIXTURE, (text,), scale.tokens, learning=Learning(rule="mixture")))
+        cells.append(Cell(MIXTURE, (text,), scale.tokens, learning=Learning(rule="mixture")))
         for rate in RATES:
-            cells.append(Reading(f"rate {rate:g}", (text,), scale.tokens, learning=Learning(learning_rate=rate)))
+            cells.append(Cell(f"rate {rate:g}", (text,), scale.tokens, learning=Learning(learning_rate=rate)))
     return cells
 
 

@@ -9,7 +9,7 @@ Regret: bits per byte of learning less those of the best parameters that passes 
 from collections.abc import Sequence
 
 from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import (
     Each,
@@ -31,18 +31,18 @@ LEARNING, RESET, HINDSIGHT = "learning", "learning, reset at documents", "hindsi
 PASSES = (1, 4)
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every book and drift set: learning, with resets where there are several documents, and hindsight."""
     books, drift = first(BOOKS, scale.texts), first(DRIFT, scale.texts)
     cells = []
     for text in (*drift, *books):
-        cells.append(Reading(LEARNING, (text,), scale.tokens))
+        cells.append(Cell(LEARNING, (text,), scale.tokens))
         if text in drift:
-            cells.append(Reading(RESET, (text,), scale.tokens, learning=Learning(reset="document")))
+            cells.append(Cell(RESET, (text,), scale.tokens, learning=Learning(reset="document")))
         for passes in PASSES:
             name, still = f"{HINDSIGHT}, {passes} pass{'es' * (passes > 1)}", Learning("none")
             rate = DEFAULT_RATES["adam"]
-            cells.append(Reading(name, (text,), scale.tokens, learning=still, hindsight=passes, rate=rate))
+            cells.append(Cell(name, (text,), scale.tokens, learning=still, hindsight=passes, rate=rate))
     return cells
 
 

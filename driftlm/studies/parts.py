@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from driftlm.core.errors import DriftError
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.documents import Document, read_documents
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Tokenized(LanguageModel):
         return (Document(name, name) for name in self.parts)
 
 
-def parts_of(language_model: LanguageModel, reading: Reading, data: Path) -> tuple[list[Part], list[Part]]:
+def parts_of(language_model: LanguageModel, reading: Cell, data: Path) -> tuple[list[Part], list[Part]]:
     """What a reading skips, text after text, and what it reads, in its order.
 
     Raises:
@@ -117,11 +117,11 @@ def between(parts: Sequence[Part], start: int, stop: int) -> list[Part]:
     return found
 
 
-def ordered(texts: Sequence[Sequence[Part]], reading: Reading) -> list[Part]:
+def ordered(texts: Sequence[Sequence[Part]], reading: Cell) -> list[Part]:
     """The parts of all texts in the order of a reading.
 
     >>> a, b = ([Part(f"{name}{i}", [0, 1], [1]) for i in range(3)] for name in "ab")
-    >>> [part.id for part in ordered([a, b], Reading("", ("a", "b"), 9, order="documents:2"))]
+    >>> [part.id for part in ordered([a, b], Cell("", ("a", "b"), 9, order="documents:2"))]
     ['a0', 'a1', 'b0', 'b1', 'a2', 'b2']
     """
     word, number = reading.turns()

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from driftlm.core.errors import DriftError
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.engines import Attempts, Measure, answered, one_thread
 from driftlm.studies.study import Row
 
 ADDRESS = "RAY_ADDRESS"
 
 
-def ray_cluster(
-    readings: Sequence[Reading], data: Path, workers: int, measure: Measure
-) -> Iterator[tuple[Reading, Row]]:
+def ray_cluster(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
     """Measure on the cluster that RAY_ADDRESS names, or on a Ray of this machine that ends with the study.
 
     Every machine of the cluster needs this package and the data under the same absolute path.
@@ -46,13 +44,11 @@ def ray_cluster(
             ray.shutdown()
 
 
-def on(
-    ray: Any, readings: Sequence[Reading], data: Path, workers: int, measure: Measure
-) -> Iterator[tuple[Reading, Row]]:
+def on(ray: Any, readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
     """Measure on a cluster that is connected to; Ray's own retries are off, so that they are counted here."""
     remote = ray.remote(num_cpus=1, max_retries=0)(task)
     attempts = Attempts.of(readings)
-    running: dict[Any, tuple[int, Reading]] = {}
+    running: dict[Any, tuple[int, Cell]] = {}
     most = workers or len(readings)
     try:
         while attempts.waiting or running:
@@ -73,7 +69,7 @@ def on(
             ray.cancel(one, force=True)
 
 
-def task(measure: Measure, reading: Reading, data: Path) -> dict[str, Any]:
+def task(measure: Measure, reading: Cell, data: Path) -> dict[str, Any]:
     """What a worker of the cluster does."""
     one_thread()
     return answered(measure, reading, data)

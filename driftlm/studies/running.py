@@ -25,7 +25,7 @@ from driftlm.models.loading import load
 from driftlm.runs.folder import write_json
 from driftlm.runs.formats import refuse_unwritable
 from driftlm.runs.reading import versions
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.engines import Measure, cores, engine_of
 from driftlm.studies.measuring import measure as measure_row
 from driftlm.studies.study import Row, Scale, Study
@@ -104,7 +104,7 @@ def run(
     return result
 
 
-def keyed(readings: list[Reading], data: Path) -> dict[str, Reading]:
+def keyed(readings: list[Cell], data: Path) -> dict[str, Cell]:
     """Readings by key, in their order; one that is listed twice once."""
     models = {reading.model for reading in readings}
     fingerprints = {model: load(model or None).fingerprint for model in models}

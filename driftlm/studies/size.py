@@ -12,7 +12,7 @@ from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean, mean_of, measured, point, relative, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -24,7 +24,7 @@ TEXTS = (OTHER_BOOKS[0], DRIFT[0], OTHER_BOOKS[1], DRIFT[2], OTHER_BOOKS[2])
 CHOOSING = {Path(text).stem for text in DEVELOPMENT_BOOKS}
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every model at every rate on every text.
 
     Raises:
@@ -37,7 +37,7 @@ def readings(scale: Scale) -> list[Reading]:
             f"models, named differently: make them with recipes.train_model."
         )
     return [
-        Reading(f"{name} rate {rate:g}", (text,), scale.tokens, CACHED, Learning(learning_rate=rate), model=model)
+        Cell(f"{name} rate {rate:g}", (text,), scale.tokens, CACHED, Learning(learning_rate=rate), model=model)
         for text in (*first(DEVELOPMENT_BOOKS, scale.texts), *first(TEXTS, scale.texts))
         for name, model in zip(names, scale.models, strict=True)
         for rate in RATES

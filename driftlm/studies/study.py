@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from driftlm.core.errors import DriftError
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 
 Verdict = Literal["supported", "not supported", "undecided"]
 Row = dict[str, Any]  # of `driftlm.studies.measuring.measure`
@@ -88,7 +88,7 @@ class Study:
     name: str
     claim: str
     source: str
-    readings: Callable[[Scale], list[Reading]]
+    readings: Callable[[Scale], list[Cell]]
     conclude: Callable[[Sequence[Row]], Conclusion]
     charts: Callable[[Sequence[Row]], list[Chart]]
     scale: Scale = field(default_factory=Scale)

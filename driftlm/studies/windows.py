@@ -13,7 +13,7 @@ from typing import Final
 
 from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
 from driftlm.streams.windows import Windows
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, Point, by_text, concluded, figure, mean, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
@@ -47,10 +47,10 @@ def rate_of(windows: Windows) -> float:
     return DEFAULT_RATES["adam"] * min(1.0, math.sqrt(windows.stride / Windows().stride))
 
 
-def readings(scale: Scale) -> list[Reading]:
+def readings(scale: Scale) -> list[Cell]:
     """Every cell of the grid on a few texts of different kinds."""
     return [
-        Reading(name, (text,), scale.tokens, windows, Learning(learning_rate=rate_of(windows)))
+        Cell(name, (text,), scale.tokens, windows, Learning(learning_rate=rate_of(windows)))
         for text in first(TEXTS, scale.texts)
         for name, windows in grid().items()
     ]

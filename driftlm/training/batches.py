@@ -21,7 +21,7 @@ class Batch:
 
     Attributes:
         documents: texts.
-        moments: a time each.
+        timestamps: a time each.
         questions: texts.
         answers: one each.
         own: the documents about each question's subject, the one that answers it last.
@@ -29,7 +29,7 @@ class Batch:
     """
 
     documents: list[str]
-    moments: list[float]
+    timestamps: list[float]
     questions: list[str]
     answers: list[str]
     own: list[list[int]]
@@ -51,13 +51,13 @@ class Entries:
 
     Attributes:
         rows: tokens of each.
-        moments: of its document.
+        timestamps: of its document.
         own: the entries about each question's subject.
         newest: those of them whose document answers it.
     """
 
     rows: list[list[int]]
-    moments: list[float]
+    timestamps: list[float]
     own: list[list[int]]
     newest: list[list[int]]
 
@@ -71,15 +71,15 @@ def entries_of(batch: Batch, parts: Callable[[str], list[list[int]]]) -> Entries
     Example:
         >>> batch = Batch(["ab", "cde"], [0.1, 0.2], ["?"], ["!"], [[0, 1]], [""])
         >>> entries_of(batch, lambda text: [[ord(letter)] for letter in text])
-        Entries(rows=[[97], [98], [99], [100], [101]], moments=[0.1, 0.1, 0.2, 0.2, 0.2], \
+        Entries(rows=[[97], [98], [99], [100], [101]], timestamps=[0.1, 0.1, 0.2, 0.2, 0.2], \
 own=[[0, 1, 2, 3, 4]], newest=[[2, 3, 4]])
     """
     made, places = Entries([], [], [], []), list[list[int]]()
-    for text, moment in zip(batch.documents, batch.moments, strict=True):
+    for text, timestamp in zip(batch.documents, batch.timestamps, strict=True):
         rows = parts(text)
         places.append(list(range(len(made.rows), len(made.rows) + len(rows))))
         made.rows.extend(rows)
-        made.moments.extend([moment] * len(rows))
+        made.timestamps.extend([timestamp] * len(rows))
     for own in batch.own:
         made.own.append([place for document in own for place in places[document]])
         made.newest.append(places[own[-1]])
@@ -104,12 +104,12 @@ def fact_batches(
             subjects.append(subject)
             own = [len(made.documents)]
             made.documents.append(world.told(subject))
-            made.moments.append(world.random.random())
+            made.timestamps.append(world.random.random())
             if world.random.random() < changed:
                 subject, news = world.changed(subject)
                 own.append(len(made.documents))
                 made.documents.append(world.told(subject, news))
-                made.moments.append(made.moments[-1] + world.random.random() * (1 - made.moments[-1]))
+                made.timestamps.append(made.timestamps[-1] + world.random.random() * (1 - made.timestamps[-1]))
             question = world.asked(subject, news or world.any_attribute(subject))
             made.questions.append(question.text)
             made.answers.append(question.answers[0])
@@ -117,7 +117,7 @@ def fact_batches(
             made.own.append(own)
         for _ in range(round(distracting * size)):
             made.documents.append(world.distraction())
-            made.moments.append(world.random.random())
+            made.timestamps.append(world.random.random())
         return made
 
     return batch
@@ -154,7 +154,7 @@ def stream_batches(stream: QuestionStream, size: int, seed: int) -> Batches:
             place, text = texts[name]
             made.own.append([len(made.documents)])
             made.documents.append(text)
-            made.moments.append(place / len(texts))
+            made.timestamps.append(place / len(texts))
             made.questions.append(question.text)
             made.answers.append(generator.choice(question.answers))
             made.kinds.append(question.kind)

@@ -31,7 +31,7 @@ LIKEST = 2  # remembered entries that each question brings into the step's atten
 
 
 @dataclass
-class Progress:
+class Curriculum:
     """What grows while the networks learn.
 
     Attributes:
@@ -112,7 +112,7 @@ class Trainer:
     batches: Batches
     autocast: bool = False
     ranks: Ranks = field(default_factory=Ranks)
-    progress: Progress = field(default_factory=Progress)
+    progress: Curriculum = field(default_factory=Curriculum)
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -183,12 +183,12 @@ class Trainer:
             generator: of what is drawn for the whole batch.
         """
         aggregator = self.networks.aggregator
-        bank, moments = self.bank(vectors, entries.moments, generator)
+        bank, timestamps = self.bank(vectors, entries.timestamps, generator)
         own, newest = (marked(places, len(bank))[mine].to(bank.device) for places in (entries.own, entries.newest))
         query, keys = aggregator.query_key(asked), aggregator.document_key(bank)
-        contrast = self.contrast(query, keys, moments, own, newest) if keys.shape[1] else query.new_zeros(len(mine))
+        contrast = self.contrast(query, keys, timestamps, own, newest) if keys.shape[1] else query.new_zeros(len(mine))
         mask = self.visible(entries.own, len(bank), generator)[mine].to(bank.device)
-        scores = aggregator.document_scores(query, keys, moments, mask)
+        scores = aggregator.document_scores(query, keys, timestamps, mask)
         seen = self.attended(scores.detach(), mask, len(vectors))
         modulation, shares = self.aggregated(asked, bank[seen], scores[:, seen], mask[:, seen], generator)
         return modulation, contrast, (shares * newest[:, seen]).sum(dim=1)
@@ -209,16 +209,16 @@ class Trainer:
         exact = (right.sum(1) == there.sum(1)).float()
         return nats.sum(1), readout.sum(1), distill.sum(1), exact
 
-    def contrast(self, query: Tensor, keys: Tensor, moments: Tensor, own: Tensor, newest: Tensor) -> Tensor:
+    def contrast(self, query: Tensor, keys: Tensor, timestamps: Tensor, own: Tensor, newest: Tensor) -> Tensor:
         """-ln of the share of the documents about the question's subject, and -ln of the newest one's share of these.
 
         The first part leaves time out: before documents are told apart, newer ones would only be noise. (R,); a
         document's share is that of its parts together.
         """
         aggregator = self.networks.aggregator
-        timeless = aggregator.document_scores(query, keys, torch.full_like(moments, math.nan)).log_softmax(dim=1)
+        timeless = aggregator.document_scores(query, keys, torch.full_like(timestamps, math.nan)).log_softmax(dim=1)
         which = timeless.masked_fill(~own, -math.inf).logsumexp(dim=1)
-        scores = aggregator.document_scores(query, keys, moments).masked_fill(~own, -math.inf).log_softmax(dim=1)
+        scores = aggregator.document_scores(query, keys, timestamps).masked_fill(~own, -math.inf).log_softmax(dim=1)
         return -(which + scores.masked_fill(~newest, -math.inf).logsumexp(dim=1))
 
     def readout(self, modulation: Tensor, answers: list[list[int]]) -> Tensor:
@@ -274,13 +274,13 @@ class Trainer:
         """Modulations that hold no graph."""
         return self.networks.amortize_rows(rows)
 
-    def bank(self, vectors: Tensor, moments: list[float], generator: random.Random) -> tuple[Tensor, Tensor]:
-        """This step's vectors and, once the bank outgrows them, remembered ones; with a moment each."""
+    def bank(self, vectors: Tensor, timestamps: list[float], generator: random.Random) -> tuple[Tensor, Tensor]:
+        """This step's vectors and, once the bank outgrows them, remembered ones; with a timestamp each."""
         wanted = min(len(self.memory), max(0, self.progress.bank - self.settings.batch))
         if wanted:
             vectors = torch.cat([vectors, self.memory[-wanted:].to(vectors)])
-            moments = [*moments, *(generator.random() for _ in range(wanted))]
-        return vectors, torch.tensor(moments, dtype=torch.float64, device=vectors.device)
+            timestamps = [*timestamps, *(generator.random() for _ in range(wanted))]
+        return vectors, torch.tensor(timestamps, dtype=torch.float64, device=vectors.device)
 
     def visible(self, own: list[list[int]], entries: int, generator: random.Random) -> Tensor:
         """(R, entries) bool: a question's own entries and others by chance, `progress.bank` in all."""
@@ -333,7 +333,7 @@ class Trainer:
             )
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.memory, self.progress = state["memory"], Progress(**state["progress"])
+        self.memory, self.progress = state["memory"], Curriculum(**state["progress"])
 
 
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:

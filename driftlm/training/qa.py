@@ -84,7 +84,7 @@ def train(
 
 
 @dataclass
-class Progress:
+class EarlyStopping:
     """What is counted.
 
     Attributes:
@@ -118,7 +118,7 @@ class AnswerTrainer:
         autocast: bool = False,
     ) -> None:
         self.language_model, self.settings, self.autocast = language_model, settings, autocast
-        self.lessons, self.held_out, self.progress = lessons, held_out, Progress()
+        self.lessons, self.held_out, self.progress = lessons, held_out, EarlyStopping()
         self.trainable = low_rank(language_model, settings, fast=not autocast)
         self.parameters = list(self.trainable.parameters.values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0)
@@ -201,7 +201,7 @@ class AnswerTrainer:
                 f"settings, or another --out."
             )
         self.put(state["learned"])
-        self.best, self.progress = state["best"], Progress(**state["progress"])
+        self.best, self.progress = state["best"], EarlyStopping(**state["progress"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 

@@ -154,7 +154,7 @@ class Called(nn.Module):
 
 
 @dataclass
-class Progress:
+class StepCounts:
     """What is counted: steps of the optimizer, and documents since the inner model was at its start."""
 
     step: int = 0
@@ -181,7 +181,7 @@ class SalienceTrainer:
         episodes: Callable[[int], Episode],
     ) -> None:
         self.network, self.reader, self.inner, self.settings = network, reader, inner, settings
-        self.episodes, self.progress = episodes, Progress()
+        self.episodes, self.progress = episodes, StepCounts()
         self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
         self.values = inner.start
 
@@ -252,7 +252,7 @@ class SalienceTrainer:
             )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = StepCounts(**state["progress"])
         self.values = dict(state["values"]) or self.inner.start
 
 

@@ -12,7 +12,7 @@ from driftlm import Document, DriftError, Windows
 from driftlm.evaluation import candidates, study, sweep
 from driftlm.evaluation.answering import Answered, summarized
 from driftlm.evaluation.asking import answered, gold_nats
-from driftlm.evaluation.candidates import Rival, Terms, checked, learner_of, parts_of, taking_part
+from driftlm.evaluation.candidates import Candidate, Terms, checked, learner_of, parts_of, taking_part
 from driftlm.evaluation.forgetting import forgotten
 from driftlm.evaluation.study import compare
 from driftlm.evaluation.sweep import chosen_rate, cost_of
@@ -40,8 +40,8 @@ def weights(made: BankNetworks) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in made.language_model.model.state_dict().items()}
 
 
-def asked(rival: Rival, questions: Sequence[Question]) -> list[Answered]:
-    return answered(rival.language_model, questions, rival.supply, positions=rival.positions)
+def asked(candidate: Candidate, questions: Sequence[Question]) -> list[Answered]:
+    return answered(candidate.language_model, questions, candidate.supply, positions=candidate.positions)
 
 
 def said(found: Sequence[Answered]) -> list[tuple[str, float, int]]:
@@ -55,9 +55,9 @@ def test_uniform_takes_one_plain_step_of_adam_a_document(made: BankNetworks, ter
     logits = model(ids).logits[0, :-1]
     F.cross_entropy(logits, ids[0, 1:]).backward()
     torch.optim.Adam(model.parameters(), lr=RATE).step()
-    with taking_part("uniform", terms, [text], RATE) as rival:
-        rival.adapt([text])
-        assert rival.memory.counts.updates == 1
+    with taking_part("uniform", terms, [text], RATE) as candidate:
+        candidate.adapt([text])
+        assert candidate.memory.counts.updates == 1
         for name, value in model.state_dict().items():
             torch.testing.assert_close(made.language_model.model.state_dict()[name], value, atol=2e-5, rtol=0)
         moved = max((value - before[name]).abs().max().item() for name, value in weights(made).items())
@@ -72,11 +72,11 @@ def test_a_document_is_a_step_as_long_as_the_positions_hold_it(made: BankNetwork
     tokens = [len(made.language_model.encode(one.text)[1]) for one in some]
     held = 512 - made.settings.vectors
     assert max(tokens) > held > sorted(tokens)[-2]
-    with taking_part("uniform+bank", terms, some, RATE) as rival:
-        assert rival.memory.windows == Windows("overlapping", held, held)
-        rival.adapt(some)
-        assert rival.memory.weights.counts.updates == 3 + -(-tokens[-1] // held)
-    assert Rival("bank", terms, some[:3]).memory.windows.stride == max(tokens[:3])
+    with taking_part("uniform+bank", terms, some, RATE) as candidate:
+        assert candidate.memory.windows == Windows("overlapping", held, held)
+        candidate.adapt(some)
+        assert candidate.memory.weights.counts.updates == 3 + -(-tokens[-1] // held)
+    assert Candidate("bank", terms, some[:3]).memory.windows.stride == max(tokens[:3])
 
 
 @pytest.mark.parametrize("alone", ["bank", "uniform", "bm25"])
@@ -86,44 +86,46 @@ def test_a_partner_that_holds_nothing_changes_nothing(alone: str, terms: Terms) 
     both = {"bank": "bank+dense", "uniform": "uniform+bm25", "bm25": "bm25+bank"}[alone]
     found = []
     for name in (alone, both):
-        with taking_part(name, terms, whole.documents, RATE) as rival:
-            rival.adapt(whole.documents)
+        with taking_part(name, terms, whole.documents, RATE) as candidate:
+            candidate.adapt(whole.documents)
             if name == both:
-                rival.memory.sources[-1].reset()
-            answers = said(asked(rival, whole.questions))
-            rival.memory.stay(Windows("overlapping", 24, 8))
-            found.append((answers, read(rival.memory, text)))
+                candidate.memory.sources[-1].reset()
+            answers = said(asked(candidate, whole.questions))
+            candidate.memory.stay(Windows("overlapping", 24, 8))
+            found.append((answers, read(candidate.memory, text)))
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
-    with taking_part("none", terms, whole.documents) as rival:
-        assert said(asked(rival, whole.questions)) != found[0][0]
+    with taking_part("none", terms, whole.documents) as candidate:
+        assert said(asked(candidate, whole.questions)) != found[0][0]
 
 
 def test_partners_are_both_there(made: BankNetworks, terms: Terms) -> None:
     whole = stream()
-    with taking_part("uniform+bm25+bank", terms, whole.documents, RATE) as rival:
-        rival.adapt(whole.documents)
-        supply = rival.supply(whole.questions[:2])
-        assert supply.modulated is not None and rival.positions == made.settings.vectors
-        assert all("rained in" in text for text in supply.texts) and rival.memory.counts.updates > len(whole.documents)
-        with_weights = said(asked(rival, whole.questions))
-    with taking_part("bank+bm25", terms, whole.documents) as rival:
-        rival.adapt(whole.documents)
-        assert rival.supply(whole.questions[:2]).documents == supply.documents  # sources work with the prior
-        assert said(asked(rival, whole.questions)) != with_weights
-    with taking_part("context", terms, whole.documents) as rival:
-        rival.adapt(whole.documents, whole.questions)
+    with taking_part("uniform+bm25+bank", terms, whole.documents, RATE) as candidate:
+        candidate.adapt(whole.documents)
+        supply = candidate.supply(whole.questions[:2])
+        assert supply.modulated is not None and candidate.positions == made.settings.vectors
+        assert all("rained in" in text for text in supply.texts) and candidate.memory.counts.updates > len(
+            whole.documents
+        )
+        with_weights = said(asked(candidate, whole.questions))
+    with taking_part("bank+bm25", terms, whole.documents) as candidate:
+        candidate.adapt(whole.documents)
+        assert candidate.supply(whole.questions[:2]).documents == supply.documents  # sources work with the prior
+        assert said(asked(candidate, whole.questions)) != with_weights
+    with taking_part("context", terms, whole.documents) as candidate:
+        candidate.adapt(whole.documents, whole.questions)
         texts = {document.id: document.text for document in whole.documents}
-        assert rival.supply(whole.questions).texts == [texts[one.document] for one in whole.questions]
+        assert candidate.supply(whole.questions).texts == [texts[one.document] for one in whole.questions]
 
 
 @pytest.mark.parametrize("name", ["uniform", "bank+bm25"])
 def test_adapting_goes_on(name: str, terms: Terms) -> None:
     whole, found = stream(), []
     for cuts in ((0, 12), (0, 5, 12)):
-        with taking_part(name, terms, whole.documents, RATE) as rival:
+        with taking_part(name, terms, whole.documents, RATE) as candidate:
             for start, stop in pairwise(cuts):
-                rival.adapt(whole.documents[start:stop])
-            found.append(asked(rival, whole.questions))
+                candidate.adapt(whole.documents[start:stop])
+            found.append(asked(candidate, whole.questions))
     for one, other in zip(*found, strict=True):
         assert one.prediction == other.prediction and one.nats == pytest.approx(other.nats, abs=1e-4)
 
@@ -176,9 +178,9 @@ def test_an_encoder_is_loaded_once_and_before_anything_is_measured(
 
 def test_the_cost_of_answers_is_that_of_the_table(terms: Terms) -> None:
     whole = stream()
-    with taking_part("uniform+bm25", terms, whole.documents, RATE) as rival:
-        rival.adapt(whole.documents)
-        nats = gold_nats(rival.language_model, whole.questions, rival.supply)
+    with taking_part("uniform+bm25", terms, whole.documents, RATE) as candidate:
+        candidate.adapt(whole.documents)
+        nats = gold_nats(candidate.language_model, whole.questions, candidate.supply)
     (row,) = compare(terms, whole, ["uniform+bm25"], whole.questions)
     assert row["nats"] == pytest.approx(nats, rel=1e-6) and row["nats"] == pytest.approx(
         cost_of("uniform+bm25", terms, whole, RATE), rel=1e-6
@@ -206,16 +208,16 @@ def test_what_adapting_does_to_other_text(made: BankNetworks, terms: Terms) -> N
     assert none["bits_per_byte_before"] == none["bits_per_byte_after"] and none["bits_per_byte_difference"] == 0
     assert uniform["bits_per_byte_before"] == bank["bits_per_byte_before"] == none["bits_per_byte_before"]
     assert none["bytes"] == len(texts[0].text)
-    with taking_part("uniform", terms, whole.documents, RATE) as rival:
-        rival.adapt(whole.documents)
+    with taking_part("uniform", terms, whole.documents, RATE) as candidate:
+        candidate.adapt(whole.documents)
         adapted = weights(made)
         ids = torch.tensor([[BOS, *made.language_model.encode(texts[0].text)[0][1:129]]])
         with torch.no_grad():
             logits = made.language_model.model(ids).logits[0, :-1]
         wanted = F.cross_entropy(logits, ids[0, 1:], reduction="none")
-        rival.memory.stay(Windows("overlapping", 256, 128))
-        first = read(rival.memory, texts)
-        assert torch.equal(read(rival.memory, texts), first)
+        candidate.memory.stay(Windows("overlapping", 256, 128))
+        first = read(candidate.memory, texts)
+        assert torch.equal(read(candidate.memory, texts), first)
         torch.testing.assert_close(first[:128], wanted, atol=1e-4, rtol=0)
         assert all(torch.equal(weights(made)[name], value) for name, value in adapted.items())
         bits = first.double().sum().item() / 0.6931471805599453 / len(texts[0].text)
@@ -254,7 +256,7 @@ def test_names_are_parted_by_spaces_or_commas() -> None:
 def test_saliences_learn_from_some_tokens(terms: Terms) -> None:
     whole, found = stream(), {}
     for name in ("uniform", "spans", "tfidf"):
-        with taking_part(name, terms, whole.documents, RATE) as rival:
-            rival.adapt(whole.documents)
-            found[name] = [nats for _, nats, _ in said(asked(rival, whole.questions))]
+        with taking_part(name, terms, whole.documents, RATE) as candidate:
+            candidate.adapt(whole.documents)
+            found[name] = [nats for _, nats, _ in said(asked(candidate, whole.questions))]
     assert found["uniform"] != found["spans"] != found["tfidf"] != found["uniform"]

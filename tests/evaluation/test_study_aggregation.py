@@ -59,7 +59,7 @@ def test_keys_and_values_are_kept_for_several_questions_as_long_as_they_fit(
     monkeypatch.setattr(asked, "KEPT_BYTES", size - 1)
     chunked = AskedBank(made, bank, several=True)
     assert chunked.projected is None
-    modulated, shares = asked_at_once(made, QUESTIONS, bank.vectors, bank.keys, bank.moments)
+    modulated, shares = asked_at_once(made, QUESTIONS, bank.vectors, bank.keys, bank.timestamps)
     members = [[entry] for entry in range(len(bank.keys))]
     for ready in (kept, chunked):
         found, weights = ready.asked(QUESTIONS)
@@ -74,7 +74,7 @@ def test_a_smaller_bank_gives_its_members_equal_parts(
     way: str, several: bool, dtype: torch.dtype, made: BankNetworks, bank: Modulations
 ) -> None:
     bank = replace(bank, vectors=bank.vectors.to(dtype), keys=bank.keys.to(dtype))
-    whole = Reduced.of(bank.vectors, bank.keys, bank.moments)
+    whole = Reduced.of(bank.vectors, bank.keys, bank.timestamps)
     ways = {"pruned": lambda: pruned(whole, 5, 3), "averaged": lambda: averaged(whole, 5, 3)}
     smaller = ways.get(way, lambda: nearest_averaged(whole, 5))()
     modulated, shares = asked_at_once(made, QUESTIONS, *smaller[:3])
@@ -92,7 +92,7 @@ def test_the_nearest_are_a_bank_of_their_own(made: BankNetworks, bank: Modulatio
     for row, question in enumerate(QUESTIONS):
         query = made.aggregator.query_key(made.question_vectors([question]))
         rows = (query @ bank.keys.T)[0].argsort(descending=True)[:4]
-        modulated, shares = asked_at_once(made, [question], bank.vectors[rows], bank.keys[rows], bank.moments[rows])
+        modulated, shares = asked_at_once(made, [question], bank.vectors[rows], bank.keys[rows], bank.timestamps[rows])
         same(ready.asked([question])[0], modulated)
         wanted = of_documents(bank, [[int(one)] for one in rows], shares)
         torch.testing.assert_close(weights[row : row + 1], wanted, atol=1e-5, rtol=1e-5)
@@ -104,11 +104,11 @@ def test_groups_of_groups_are_the_hierarchy_and_share_by_the_product_of_their_sh
     question = made.question_vectors(QUESTIONS)
     for group in (2, 5):
         found, weights = AskedBank(made, bank, Aggregation("hierarchical", group)).asked(QUESTIONS)
-        wanted, _ = hierarchical(made.aggregator, question, bank.vectors, bank.keys, bank.moments, group)
+        wanted, _ = hierarchical(made.aggregator, question, bank.vectors, bank.keys, bank.timestamps, group)
         same(found, made.modulation(wanted))
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(3))
     some = bank.select(torch.arange(6))  # in two groups of three
-    scores = made.aggregator.document_scores(made.aggregator.query_key(question), some.keys, some.moments)
+    scores = made.aggregator.document_scores(made.aggregator.query_key(question), some.keys, some.timestamps)
     halves = [made.aggregator(question, some.vectors[part], scores[:, part]) for part in (slice(3), slice(3, 6))]
     above = torch.stack([scores[:, :3].logsumexp(1), scores[:, 3:].logsumexp(1)], dim=1)
     _, top = made.aggregator(question, torch.stack([half for half, _ in halves], dim=1), above)

@@ -42,7 +42,7 @@ def test_a_bank_is_compared_in_every_way_that_is_not_exact(made: BankNetworks, m
     assert rows[3]["bytes_per_document"] == pytest.approx(whole_bytes * half / entries)
     assert rows[1]["bytes_per_document"] == rows[2]["bytes_per_document"] == whole_bytes
     unscored = bank.select(torch.arange(entries))
-    unscored = type(bank)(bank.vectors, bank.keys[:, :0], bank.moments, bank.owner, bank.ids)
+    unscored = type(bank)(bank.vectors, bank.keys[:, :0], bank.timestamps, bank.owner, bank.ids)
     assert not {"nearest", "nearest-averaged"} & {one.way for one in aggregations(unscored, 0)}
     assert aggregations(bank.select(torch.arange(1)), 0) == [EXACT]
 

@@ -1,4 +1,4 @@
-"""Killed at any moment, a home has what it acknowledged, and ends as one that was never killed: bit by bit."""
+"""Killed at any timestamp, a home has what it acknowledged, and ends as one that was never killed: bit by bit."""
 
 import os
 import random

@@ -110,7 +110,7 @@ def test_a_home_answers_from_its_sources(tmp_path: Path) -> None:
 
 
 def test_a_bank_is_kept_and_forgets(tmp_path: Path) -> None:
-    """The bank's networks are shared, and not a part of the state; moments are in the order of the reading."""
+    """The bank's networks are shared, and not a part of the state; timestamps are in the order of the reading."""
     networks = BankNetworks(model(), TINY).eval()
     for parameter in networks.modulation.parameters():
         torch.nn.init.normal_(parameter)

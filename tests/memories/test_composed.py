@@ -74,12 +74,12 @@ def test_a_bank_is_filled_in_batches_and_keeps_the_times_that_documents_name(
     order = [documents[place] for place in (1, 3, 4, 2, 6)]
     assert source.documents == [*(one.id for one in order), documents[0].id]
     wanted = bank_of(made, [*order, Document(documents[0].id, "It snowed.")])
-    for name in ("vectors", "keys", "moments"):
+    for name in ("vectors", "keys", "timestamps"):
         torch.testing.assert_close(getattr(source.bank, name), getattr(wanted, name), equal_nan=True)
-    assert source.bank.moments.isnan().any()
-    newest = source.bank.moments.nan_to_num(0.0).max().item()
+    assert source.bank.timestamps.isnan().any()
+    newest = source.bank.timestamps.nan_to_num(0.0).max().item()
     source.add("last", "It rained again.")
-    assert (source.bank.moments[source.bank.owner == 6] == newest + 1).all()
+    assert (source.bank.timestamps[source.bank.owner == 6] == newest + 1).all()
     source.reset()
     source.add_all([])
     assert source.documents == []

@@ -90,7 +90,7 @@ def test_weights_of_experts_are_those_of_the_last_window_of_a_bucket(windows: in
     lines = weighed(stream([windows * 100, 77], stride=100), [2, 0, 1, 0])
     tally = tally_of(lines)
     ends = [*range(tally.size, windows + 1, tally.size), windows + 1]
-    found = tally.standings()
+    found = tally.expert_weights()
     assert len(found) == len(ends) <= 1000
     assert [list(standing.weights) for standing in found] == [lines[end - 1]["weights"] for end in ends]
     assert [standing.tokens for standing in found] == [sum(line["tokens"] for line in lines[:end]) for end in ends]
@@ -112,7 +112,7 @@ def test_the_lead_is_followed_from_window_to_window() -> None:
 
 def test_without_a_mixture_there_are_no_weights() -> None:
     tally = tally_of(stream([500]))
-    assert tally.standings() == [] and tally.lead is None
+    assert tally.expert_weights() == [] and tally.lead is None
 
 
 def test_other_experts_in_the_middle_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from driftlm.memories.base import State
 from driftlm.memories.loop import Totals
 from driftlm.memories.weights.learning import Learning
 from driftlm.models.machine import Machine
-from driftlm.runs.folder import Progress, Run, Tape, latest_checkpoint
+from driftlm.runs.folder import Position, Run, Tape, latest_checkpoint
 from driftlm.runs.reading import begun
 from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document
@@ -192,7 +192,7 @@ def test_a_checkpoint_before_the_first_new_line_knows_how_long_the_log_is(tmp_pa
     run.finish({})
     length = len(b'{"window": 0}\n')
     run = Run(tmp_path / "run", {"driftlm": "0"}, length)
-    run.checkpoint(Progress(), Totals(windows=1), Nothing(), None)
+    run.checkpoint(Position(), Totals(windows=1), Nothing(), None)
     found = latest_checkpoint(tmp_path / "run")
     assert found is not None and found.lines == length
     run.finish({})
@@ -329,13 +329,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_p
 
 def test_a_tape_notices_every_change_of_what_was_read() -> None:
     documents = [Document("a", "one"), Document("b", "two"), Document("c", "three")]
-    tape = Tape(documents, Progress())
+    tape = Tape(documents, Position())
     read = []
     for document in tape:
         read.append(document)
         if document.id == "b":
             break
-    stopped = Progress(1, 4, tape.digested, tape.digest)
+    stopped = Position(1, 4, tape.digested, tape.digest)
     assert [document.id for document in Tape(documents, stopped)] == ["b", "c"]
     assert [document.id for document in Tape([*documents[:2], Document("d", "new")], stopped)] == ["b", "d"]
     for changed in (

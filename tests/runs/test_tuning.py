@@ -99,7 +99,7 @@ def test_a_cost_is_that_of_a_long_run(
     (long,) = written(place, longer=words(4000))
     quiet = ["--limit", 256 * 24, "--compare", "none", "--no-report", "--no-live", "--json"]
     said = []
-    for one in (tuning.Candidate(Windows(), FROZEN), tuning.Candidate(grid, Learning(learning_rate=1e-4, **settings))):
+    for one in (tuning.Trial(Windows(), FROZEN), tuning.Trial(grid, Learning(learning_rate=1e-4, **settings))):
         flags = {name: value for name, value in one.settings().items() if value is not None}
         line = shlex.split(tuning.command([long], flags, Machine(model)))[1:]
         summary = driftlm(capsys, *line, *quiet, "--run", tmp_path / str(len(said))).summary
@@ -107,7 +107,7 @@ def test_a_cost_is_that_of_a_long_run(
         said.append(summary["flops_per_token"])
     price = tuning.formulas(load(model))
     learning = Learning(learning_rate=1e-4, **settings)
-    cost = price(tuning.Candidate(grid, learning)).of(learning) / price(tuning.Candidate(Windows(), FROZEN)).score
+    cost = price(tuning.Trial(grid, learning)).of(learning) / price(tuning.Trial(Windows(), FROZEN)).score
     assert said[1] / said[0] == pytest.approx(cost, rel=0.04)  # the first windows are not full
 
 

@@ -8,7 +8,7 @@ import pytest
 from driftlm import DriftError
 from driftlm.serving.access import Tokens
 from driftlm.serving.metrics import Metrics
-from driftlm.serving.middleware import Gate, Limits
+from driftlm.serving.middleware import Limits, Middleware
 
 ADA = "ada-0123456789abcdef"
 
@@ -42,7 +42,7 @@ def ask(
 
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope = {"type": "http", "method": "POST", "path": path, "headers": raw}
-    asyncio.run(Gate(echo, limits, tokens, Metrics())(scope, receive, send))
+    asyncio.run(Middleware(echo, limits, tokens, Metrics())(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 

@@ -336,7 +336,7 @@ def test_a_phone_shows_all_of_it_and_markup_stays_text(opened: Opened, monkeypat
     page = opened("closed", "phone", viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
     page.locator("#inside:not([hidden])").wait_for()
     with monkeypatch.context() as patch:  # the server refuses such a time; a home may have it from elsewhere
-        patch.setattr("driftlm.serving.schemas.moment_of", lambda time: 0.0)
+        patch.setattr("driftlm.serving.schemas.timestamp_of", lambda time: 0.0)
         read(page, HOSTILE, "<b>2024</b>", f"{LISBON[2]} <script>document.title='owned'</script>")
     read(page, "a-long-id-without-a-break-in-it-" * 3, "", OSLO[2])
     page.get_by_label("Question").fill(QUESTION)

@@ -16,7 +16,7 @@ from driftlm.memories.loop import Totals
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.serving import progress
 from driftlm.serving.access import Tokens
-from driftlm.serving.progress import Progress, Reading
+from driftlm.serving.progress import DocumentProgress, Progress
 from tests.support.homes import KINDS, model
 from tests.support.running import words
 from tests.support.servers import Server, server
@@ -138,7 +138,7 @@ def test_a_reading_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_memory_it_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = Reading("a", 10**6)
+    long = DocumentProgress("a", 10**6)
     for window in range(1, 5001):
         long.add(Totals(tokens=window, bytes=window, nats=1.0, windows=window))
     points = [point["tokens"] for point in long.facts()["points"]]
@@ -148,12 +148,12 @@ def test_the_memory_it_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(progress, "TENANTS", 2)
     held = Progress()
     for tenant in ("ada", "bo", "ada", "cy"):
-        held.follow(tenant, Reading("a", 1))
+        held.follow(tenant, DocumentProgress("a", 1))
     assert list(held.tenants) == ["ada", "cy"]
 
 
 def test_what_is_not_finite_is_none() -> None:
-    lost = Reading("a", 2)
+    lost = DocumentProgress("a", 2)
     lost.add(Totals(tokens=2, bytes=2, nats=math.nan, windows=1))
     found = lost.facts()
     assert found["bits_per_byte"] is None and found["static_bits_per_byte"] is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftlm.streams.timestamps import moment_of
+from driftlm.streams.timestamps import timestamp_of
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ from driftlm.streams.timestamps import moment_of
     ],
 )
 def test_a_time_is_seconds_since_1970(time: str | None, seconds: float | None) -> None:
-    assert moment_of(time) == seconds
+    assert timestamp_of(time) == seconds

@@ -10,7 +10,7 @@ import pytest
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.engines import TRIES, Measure, engine_of
 from driftlm.studies.measuring import measure
 from tests.support import working
@@ -45,7 +45,7 @@ def one_ray() -> Any:
         ray.shutdown()
 
 
-def measured(engine: str, readings: list[Reading], data: Path, measure: Measure) -> dict[str, Any]:
+def measured(engine: str, readings: list[Cell], data: Path, measure: Measure) -> dict[str, Any]:
     return {reading.setting: row for reading, row in engine_of(engine)(readings, data, 2, measure)}
 
 
@@ -84,7 +84,7 @@ def test_a_refusal_is_not_tried_again(engine: str, tmp_path: Path) -> None:
 
 def test_engines_give_the_rows_that_this_process_gives(engine: str, tmp_path: Path) -> None:
     written(tmp_path, a=words(60))
-    reading = Reading("lora", ("a.txt",), 100, learning=Learning("lora", rank=2), model=str(tiny_model(tmp_path)))
+    reading = Cell("lora", ("a.txt",), 100, learning=Learning("lora", rank=2), model=str(tiny_model(tmp_path)))
     (row,) = measured(engine, [reading], tmp_path, working.measured_and_threads).values()
     assert row.pop("threads") == 1
     assert without_time(row) == without_time(measure(reading, tmp_path))

@@ -15,7 +15,7 @@ from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.loading import load
 from driftlm.streams.windows import Windows
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.measuring import measure
 from driftlm.studies.parts import Part, Tokenized, parts_of
 from tests.support.running import tiny_model, words
@@ -40,9 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reading(data: Path, *texts: str, tokens: int = 100_000, **settings: Any) -> Reading:
+def reading(data: Path, *texts: str, tokens: int = 100_000, **settings: Any) -> Cell:
     given = {"windows": GRID, "learning": SGD, "model": str(tiny_model(data))} | settings
-    return Reading("it", texts, tokens, **given)
+    return Cell("it", texts, tokens, **given)
 
 
 def plainly(data: Path, path: str, learning: Learning, windows: Windows = GRID, limit: int | None = None) -> Totals:
@@ -219,7 +219,10 @@ def test_a_mixture_says_what_its_experts_did(data: Path) -> None:
     memory = MixtureMemory(load(tiny_model(data)), GRID, learning.strategies())
     *_, last = read_stream(memory, data / "a.txt")
     assert row["nats"] == last.totals.nats
-    assert row["experts"] == memory.standings() and [one["name"] for one in row["experts"]] == ["adam:0", "sgd:0.2"]
+    assert row["experts"] == memory.expert_weights() and [one["name"] for one in row["experts"]] == [
+        "adam:0",
+        "sgd:0.2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -239,4 +242,4 @@ def test_a_mixture_says_what_its_experts_did(data: Path) -> None:
 def test_impossible_readings_are_refused(settings: dict[str, Any], why: str) -> None:
     given: dict[str, Any] = {"texts": ("a.txt",), "tokens": 10} | settings
     with pytest.raises(DriftError, match=why):
-        Reading("it", **given)
+        Cell("it", **given)

@@ -13,7 +13,7 @@ import pytest
 
 from driftlm.core.errors import DriftError
 from driftlm.studies import running
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.page import results, write_page
 from driftlm.studies.study import STUDIES, Chart, Scale, study_of
 from tests.support import working
@@ -119,11 +119,11 @@ def test_a_changed_text_or_model_is_measured_anew(tmp_path: Path) -> None:
 
 def test_what_a_key_depends_on(tmp_path: Path) -> None:
     written(tmp_path, a=words(5))
-    one = Reading("x", ("a.txt",), 10)
-    keys = {one.key(tmp_path, "f"), Reading("x", ("a.txt",), 10, seed=1).key(tmp_path, "f"), one.key(tmp_path, "g")}
-    assert len(keys) == 3 and Reading("x", ("a.txt",), 10, model="there").key(tmp_path, "f") in keys
+    one = Cell("x", ("a.txt",), 10)
+    keys = {one.key(tmp_path, "f"), Cell("x", ("a.txt",), 10, seed=1).key(tmp_path, "f"), one.key(tmp_path, "g")}
+    assert len(keys) == 3 and Cell("x", ("a.txt",), 10, model="there").key(tmp_path, "f") in keys
     with pytest.raises(DriftError, match="b.txt: No such file.*--data"):
-        Reading("x", ("b.txt",), 10).key(tmp_path, "f")
+        Cell("x", ("b.txt",), 10).key(tmp_path, "f")
 
 
 def test_where_a_result_comes_from(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
 from driftlm.studies import cadence, context, drift, finetuned, lora, mixture, online, size, windows
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.rows import by_text
 from driftlm.studies.study import STUDIES, Row, Scale, Study, study_of
 from tests.support.drawn import values
@@ -21,10 +21,10 @@ MODELS = ("build/one", "build/four", "build/sixteen")
 MILLIONS = {"one": 1e6, "four": 4e6, "sixteen": 16e6}
 SCALE = Scale(tokens=9_000, seeds=2, models=MODELS)
 Values = dict[str, Any]
-Made = Callable[[Reading, float], Values]  # a row's values for a reading and for how far the claim holds there
+Made = Callable[[Cell, float], Values]  # a row's values for a reading and for how far the claim holds there
 
 
-def row(reading: Reading, static: float = 2.0, gain: float = 0.0, **values: Any) -> Row:
+def row(reading: Cell, static: float = 2.0, gain: float = 0.0, **values: Any) -> Row:
     """As `measure` makes it: gain is against the static model unless bits are given."""
     bits = values.pop("bits_per_byte", static * (1 - gain))
     found = {"setting": reading.setting, "text": reading.text, "seed": reading.seed, "tokens": reading.tokens}
@@ -34,13 +34,13 @@ def row(reading: Reading, static: float = 2.0, gain: float = 0.0, **values: Any)
     return found | {"memory_bytes": 1e8, "positions": nats} | values
 
 
-def of_online(reading: Reading, holds: float) -> Values:
+def of_online(reading: Cell, holds: float) -> Values:
     if reading.hindsight:
         return {"bits_per_byte": 1.8}
     return {"gain": 0.05 * holds}
 
 
-def of_windows(reading: Reading, holds: float) -> Values:
+def of_windows(reading: Cell, holds: float) -> Values:
     scheme, grid = reading.setting.split()[0], reading.windows
     cost = 1e6 * grid.context / grid.stride * (1 if scheme == windows.OVERLAPPING else 0.5)
     if scheme == windows.APART:
@@ -48,35 +48,35 @@ def of_windows(reading: Reading, holds: float) -> Values:
     return {"bits_per_byte": 2.0 if scheme == windows.OVERLAPPING else 2.0 - 0.1 * holds, "flops_per_token": cost}
 
 
-def of_cadence(reading: Reading, holds: float) -> Values:
+def of_cadence(reading: Cell, holds: float) -> Values:
     cost = {"flops_per_token": 1e7 + 2e7 / reading.learning.every}
     if reading.setting == cadence.DECIDING:
         return {"gain": 0.05 + 0.03 * holds} | cost
     return {"gain": 0.1 if reading.learning.every == 1 else 0.04} | cost
 
 
-def of_context(reading: Reading, holds: float) -> Values:
+def of_context(reading: Cell, holds: float) -> Values:
     learns = reading.learning.learn != "none"
     return {"gain": 0.1 * holds if learns else 0.0, "flops_per_token": 3e7 if learns else 4e7}
 
 
-def of_lora(reading: Reading, holds: float) -> Values:
+def of_lora(reading: Cell, holds: float) -> Values:
     if reading.learning.learn == "all":
         return {"gain": 0.1}
     return {"gain": 0.09 + 0.02 * holds, "memory_bytes": 1e6 * reading.learning.rank, "flops_per_token": 2e7}
 
 
-def of_finetuned(reading: Reading, holds: float) -> Values:
+def of_finetuned(reading: Cell, holds: float) -> Values:
     if not reading.tuned:
         return {"gain": 0.1}
     return {"prior_bits_per_byte": 1.8, "bits_per_byte": 1.8 * (1 - (0.1 - 0.05 * holds))}
 
 
-def of_drift(reading: Reading, holds: float) -> Values:
+def of_drift(reading: Cell, holds: float) -> Values:
     return {"gain": 0.1 - (0.04 * holds if reading.order.startswith("tokens") else 0.0)}
 
 
-def of_size(reading: Reading, holds: float) -> Values:
+def of_size(reading: Cell, holds: float) -> Values:
     doublings = math.log2(MILLIONS[Path(reading.model).name] / 1e6)
     best = reading.learning.learning_rate == 3e-4  # at other rates the slope is the other way round
     gain = 0.1 - 0.01 * doublings * holds if best else 0.01 * doublings * holds
@@ -84,7 +84,7 @@ def of_size(reading: Reading, holds: float) -> Values:
     return {"gain": 0.2 * best if chosen_on else gain, "parameters": MILLIONS[Path(reading.model).name]}
 
 
-def of_mixture(reading: Reading, holds: float) -> Values:
+def of_mixture(reading: Cell, holds: float) -> Values:
     if reading.setting == mixture.MIXTURE:
         return {"bits_per_byte": 1.80 * (1.0025 - 0.005 * min(holds, 0.5))}
     return {"bits_per_byte": 1.80 if reading.learning.learning_rate == mixture.RATES[5] else 1.85}

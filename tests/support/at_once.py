@@ -10,10 +10,10 @@ from driftlm.memories.bank.networks import BankNetworks
 
 @torch.no_grad()
 def asked(
-    networks: BankNetworks, questions: Sequence[str], vectors: Tensor, keys: Tensor, moments: Tensor
+    networks: BankNetworks, questions: Sequence[str], vectors: Tensor, keys: Tensor, timestamps: Tensor
 ) -> tuple[object, Tensor]:
     """What lets the language model answer questions from a bank, and shares of attention (R, N)."""
     question, aggregator = networks.question_vectors(questions), networks.aggregator
-    scores = aggregator.document_scores(aggregator.query_key(question), keys.float(), moments)
+    scores = aggregator.document_scores(aggregator.query_key(question), keys.float(), timestamps)
     modulation, shares = aggregator.aggregate(question, vectors, scores)
     return networks.modulation(modulation), shares

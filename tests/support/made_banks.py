@@ -53,5 +53,5 @@ def tensors(modulated: object) -> list[torch.Tensor]:
 
 def unknown_times(bank: Modulations) -> Modulations:
     """The same bank without times, so that no document supersedes another."""
-    nothing = torch.full_like(bank.moments, torch.nan)
+    nothing = torch.full_like(bank.timestamps, torch.nan)
     return Modulations(bank.vectors, bank.keys, nothing, bank.owner, bank.ids)

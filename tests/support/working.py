@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from driftlm.core.errors import DriftError
-from driftlm.studies.cells import Reading
+from driftlm.studies.cells import Cell
 from driftlm.studies.study import Chart, Conclusion, Scale, Study
 
 CALLS = "calls.log"
 
 
-def row_of(reading: Reading) -> dict[str, Any]:
+def row_of(reading: Cell) -> dict[str, Any]:
     number = float(reading.setting)
     return {
         "setting": reading.setting,
@@ -26,20 +26,20 @@ def row_of(reading: Reading) -> dict[str, Any]:
     }
 
 
-def noted(reading: Reading, data: Path) -> dict[str, Any]:
+def noted(reading: Cell, data: Path) -> dict[str, Any]:
     """Leaves a line a call."""
     with (data / CALLS).open("a") as file:
         file.write(f"{reading.setting}\n")
     return row_of(reading)
 
 
-def slow(reading: Reading, data: Path) -> dict[str, Any]:
+def slow(reading: Cell, data: Path) -> dict[str, Any]:
     row = noted(reading, data)
     time.sleep(0.05)
     return row
 
 
-def dying_once(reading: Reading, data: Path) -> dict[str, Any]:
+def dying_once(reading: Cell, data: Path) -> dict[str, Any]:
     """The worker that gets reading 1 first is killed."""
     marker = data / "died"
     if reading.setting == "1" and not marker.exists():
@@ -48,40 +48,40 @@ def dying_once(reading: Reading, data: Path) -> dict[str, Any]:
     return noted(reading, data)
 
 
-def dying(reading: Reading, data: Path) -> dict[str, Any]:
+def dying(reading: Cell, data: Path) -> dict[str, Any]:
     noted(reading, data)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def failing_once(reading: Reading, data: Path) -> dict[str, Any]:
+def failing_once(reading: Cell, data: Path) -> dict[str, Any]:
     row = noted(reading, data)
     if calls(data).count(reading.setting) == 1:
         raise MemoryError("too little")
     return row
 
 
-def failing(reading: Reading, data: Path) -> dict[str, Any]:
+def failing(reading: Cell, data: Path) -> dict[str, Any]:
     noted(reading, data)
     raise ValueError("a bug")
 
 
-def refusing(reading: Reading, data: Path) -> dict[str, Any]:
+def refusing(reading: Cell, data: Path) -> dict[str, Any]:
     noted(reading, data)
     raise DriftError("this text is too short.")
 
 
-def endless(reading: Reading, data: Path) -> dict[str, Any]:
+def endless(reading: Cell, data: Path) -> dict[str, Any]:
     (data / "worker").write_text(str(os.getpid()))
     time.sleep(60)
     return row_of(reading)
 
 
-def ended_then_endless(reading: Reading, data: Path) -> dict[str, Any]:
+def ended_then_endless(reading: Cell, data: Path) -> dict[str, Any]:
     return noted(reading, data) if reading.setting == "0" else endless(reading, data)
 
 
-def measured_and_threads(reading: Reading, data: Path) -> dict[str, Any]:
+def measured_and_threads(reading: Cell, data: Path) -> dict[str, Any]:
     import torch
 
     from driftlm.studies.measuring import measure
@@ -94,14 +94,14 @@ def calls(data: Path) -> list[str]:
     return (data / CALLS).read_text().split() if (data / CALLS).exists() else []
 
 
-def many(count: int, model: str = "") -> list[Reading]:
-    return [Reading(str(number), ("a.txt",), 10, model=model) for number in range(count)]
+def many(count: int, model: str = "") -> list[Cell]:
+    return [Cell(str(number), ("a.txt",), 10, model=model) for number in range(count)]
 
 
 def study(count: int, model: str) -> Study:
     """Readings 0 ... count - 1; the claim is that they are below 2.5 on average."""
 
-    def readings(scale: Scale) -> list[Reading]:
+    def readings(scale: Scale) -> list[Cell]:
         return many(count, model)
 
     def conclude(rows: Sequence[dict[str, Any]]) -> Conclusion:

@@ -11,7 +11,7 @@ from driftlm.training.batches import Batch, entries_of, fact_batches, stream_bat
 
 LONG = Batch(
     documents=["The hat was seen in Oslo. " * 3, "The hat was seen in Rome. " * 2, "The cat was seen in Bern."],
-    moments=[0.1, 0.2, 0.3],
+    timestamps=[0.1, 0.2, 0.3],
     questions=["Where was the hat seen?", "Where was the cat seen?"],
     answers=["Rome", "Bern"],
     own=[[0, 1], [2]],
@@ -22,13 +22,13 @@ LONG = Batch(
 def test_every_part_of_a_document_is_an_entry() -> None:
     made = entries_of(LONG, lambda text: [[n] for n in range(text.count(".") + 1)])
     assert made.rows == [[0], [1], [2], [3], [0], [1], [2], [0], [1]]
-    assert made.moments == [0.1] * 4 + [0.2] * 3 + [0.3] * 2
+    assert made.timestamps == [0.1] * 4 + [0.2] * 3 + [0.3] * 2
     assert made.own == [[0, 1, 2, 3, 4, 5, 6], [7, 8]] and made.newest == [[4, 5, 6], [7, 8]]
 
 
 def test_some_of_the_questions_keep_all_documents() -> None:
     one = LONG.asking([1])
-    assert one.documents == LONG.documents and one.moments == LONG.moments
+    assert one.documents == LONG.documents and one.timestamps == LONG.timestamps
     assert (one.questions, one.answers, one.own, one.kinds) == (["Where was the cat seen?"], ["Bern"], [[2]], ["cat"])
 
 
@@ -43,8 +43,8 @@ def test_batches_of_facts_follow_from_the_step_alone() -> None:
 
 def test_of_two_documents_about_a_subject_the_newer_one_comes_last() -> None:
     batch = fact_batches(16, 5, changed=1.0, distracting=0.25)(0)
-    assert len(batch.documents) == len(batch.moments) == 2 * 16 + 4
-    assert all(len(own) == 2 and batch.moments[own[0]] < batch.moments[own[1]] for own in batch.own)
+    assert len(batch.documents) == len(batch.timestamps) == 2 * 16 + 4
+    assert all(len(own) == 2 and batch.timestamps[own[0]] < batch.timestamps[own[1]] for own in batch.own)
     assert sorted(place for own in batch.own for place in own) == list(range(32))
     for answer, own in zip(batch.answers, batch.own, strict=True):
         assert answer in batch.documents[own[-1]] and answer not in batch.documents[own[0]]
@@ -73,7 +73,7 @@ def test_batches_of_a_stream_ask_each_document_once_and_keep_its_time() -> None:
         assert batch == batches(step) and batch.own == [[0], [1], [2], [3]]
         names = [text.split()[1].rstrip(".") for text in batch.documents]
         assert len(set(names)) == 4 and all(int(name) < 6 for name in names)
-        assert batch.moments == [int(name) / 8 for name in names]
+        assert batch.timestamps == [int(name) / 8 for name in names]
         assert [question.split()[2] for question in batch.questions] == names
         assert all(answer[1:] == name for answer, name in zip(batch.answers, names, strict=True))
     assert len(stream_batches(stream(3, 3), 9, 0)(0).documents) == 3

@@ -137,9 +137,9 @@ class Aggregator(nn.Module):
     """Answers a question from a bank.
 
     >>> aggregator = Aggregator(AggregatorSettings(width=8, vectors=2, heads=2, head_width=4))
-    >>> question, vectors, moments = torch.randn(1, 2, 8), torch.randn(5, 2, 8), torch.arange(5.0)
+    >>> question, vectors, timestamps = torch.randn(1, 2, 8), torch.randn(5, 2, 8), torch.arange(5.0)
     >>> keys = aggregator.document_key(vectors)
-    >>> scores = aggregator.document_scores(aggregator.query_key(question), keys, moments)
+    >>> scores = aggregator.document_scores(aggregator.query_key(question), keys, timestamps)
     >>> modulation, shares = aggregator(question, vectors, scores)
     >>> tuple(modulation.shape), tuple(shares.shape), round(shares.sum().item(), 4)
     ((1, 2, 8), (1, 5), 1.0)
@@ -172,7 +172,7 @@ class Aggregator(nn.Module):
             return vectors.new_empty(len(vectors), 0)
         return F.normalize(self.to_document_key(self.document_norm(vectors).flatten(1)), dim=-1)
 
-    def document_scores(self, query: Tensor, keys: Tensor, moments: Tensor, mask: Tensor | None = None) -> Tensor:
+    def document_scores(self, query: Tensor, keys: Tensor, timestamps: Tensor, mask: Tensor | None = None) -> Tensor:
         """How well each document fits each question, the superseded less: (R, Q), (N, Q), (N,) -> (R, N).
 
         s = temperature * query keys^T, p = softmax_N(8 s), score_k = s_k - strength * sum_j p_j [t_j > t_k].
@@ -182,7 +182,7 @@ class Aggregator(nn.Module):
         Args:
             query: of `query_key`.
             keys: of `document_key`.
-            moments: float64; NaN where the time is unknown.
+            timestamps: float64; NaN where the time is unknown.
             mask: (R, N) bool, the entries each question may see; the others score -inf and supersede nothing.
         """
         if not self.settings.document_score:
@@ -191,7 +191,7 @@ class Aggregator(nn.Module):
         scores = self.log_temperature.clamp(max=math.log(HOTTEST)).exp() * (query @ keys.T)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
-        newer = newer_mass((SHARPNESS * scores).softmax(dim=-1), moments)
+        newer = newer_mass((SHARPNESS * scores).softmax(dim=-1), timestamps)
         return scores - F.softplus(self.raw_strength) * newer
 
     def forward(
@@ -347,17 +347,17 @@ def preselected(scores: Tensor, k: int) -> Tensor:
     return scores.topk(min(k, scores.shape[1]), dim=1).indices
 
 
-def newer_mass(mass: Tensor, moments: Tensor) -> Tensor:
+def newer_mass(mass: Tensor, timestamps: Tensor) -> Tensor:
     """sum_j mass_j [t_j > t_k] for every k, in O(N log N): (R, N), (N,) -> (R, N).
 
-    Entries whose moment is NaN give nothing and get nothing; equal moments do not count as newer.
+    Entries whose timestamp is NaN give nothing and get nothing; equal timestamps do not count as newer.
 
     >>> newer_mass(torch.tensor([[0.5, 0.25, 0.125, 0.125]]), torch.tensor([1.0, 2.0, 2.0, math.nan]))
     tensor([[0.3750, 0.0000, 0.0000, 0.0000]])
     """
-    unknown = moments.isnan()
-    ordered, order = moments.masked_fill(unknown, -math.inf).sort()
+    unknown = timestamps.isnan()
+    ordered, order = timestamps.masked_fill(unknown, -math.inf).sort()
     # Suffix sums in float64: a document's own mass is not to drown in those of 100,000 others.
     later = mass.double().index_select(1, order).flip(1).cumsum(1).flip(1)
-    first_newer = torch.searchsorted(ordered, moments.masked_fill(unknown, math.inf), right=True)
+    first_newer = torch.searchsorted(ordered, timestamps.masked_fill(unknown, math.inf), right=True)
     return F.pad(later, (0, 1)).index_select(1, first_newer).to(mass.dtype)

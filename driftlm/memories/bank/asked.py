@@ -40,7 +40,7 @@ class AskedBank:
         if aggregation.way == "nearest" and not settings.document_score:
             raise DriftError("these networks score no documents, so none is nearest; give another --aggregation.")
         self.networks, self.aggregation, self.documents = networks, aggregation, bank.documents
-        whole = Reduced.of(bank.vectors.to(device), bank.keys.to(device), bank.moments.to(device))
+        whole = Reduced.of(bank.vectors.to(device), bank.keys.to(device), bank.timestamps.to(device))
         self.entries = reduced(whole, aggregation)
         members = self.entries.members
         counts = torch.tensor([len(inside) for inside in members])
@@ -67,8 +67,8 @@ class AskedBank:
     def aggregated(self, question: Tensor) -> tuple[Tensor, Tensor]:
         """(R, T, D) -> the modulation (R, T, D) and the shares of entries (R, N)."""
         aggregator, way, size = self.networks.aggregator, self.aggregation.way, self.aggregation.size
-        vectors, keys, moments, _ = self.entries
-        scores = aggregator.document_scores(aggregator.query_key(question), keys.float(), moments)
+        vectors, keys, timestamps, _ = self.entries
+        scores = aggregator.document_scores(aggregator.query_key(question), keys.float(), timestamps)
         if way == "hierarchical":
             scored = scores if aggregator.settings.document_score else None  # without, nor are aggregates scored
             modulation, shares, _ = in_groups(aggregator, question, vectors, size, scored)

@@ -20,7 +20,7 @@ Trace = list[list[list[int]]]
 
 
 def hierarchical(
-    aggregator: Aggregator, question: Tensor, vectors: Tensor, keys: Tensor, moments: Tensor, group: int
+    aggregator: Aggregator, question: Tensor, vectors: Tensor, keys: Tensor, timestamps: Tensor, group: int
 ) -> tuple[Tensor, Trace]:
     """While more than M remain, replace every M in order by their aggregate for the question; then aggregate the rest.
 
@@ -44,7 +44,7 @@ def hierarchical(
         question: (R, T, D).
         vectors: (N, T, D).
         keys: (N, Q), of `Aggregator.document_key`.
-        moments: (N,), NaN where unknown.
+        timestamps: (N,), NaN where unknown.
         group: M.
 
     Returns:
@@ -52,7 +52,7 @@ def hierarchical(
     """
     scores = None
     if aggregator.settings.document_score:
-        scores = aggregator.document_scores(aggregator.query_key(question), keys, moments)
+        scores = aggregator.document_scores(aggregator.query_key(question), keys, timestamps)
     modulation, _, trace = in_groups(aggregator, question, vectors, group, scores)
     return modulation, trace
 

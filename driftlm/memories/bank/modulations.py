@@ -50,7 +50,7 @@ class Entry:
         id: its name.
         text: all of it.
         time: as the source wrote it.
-        moment: the same in seconds since 1970, where it could be read.
+        timestamp: the same in seconds since 1970, where it could be read.
         parts: how many rows it has.
         hash: of text and time, see `content_hash`.
         bytes: that its text, vectors and keys take.
@@ -59,7 +59,7 @@ class Entry:
     id: str
     text: str
     time: str | None
-    moment: float | None
+    timestamp: float | None
     parts: int
     hash: str
     bytes: int
@@ -73,7 +73,7 @@ class Addition:
         id: its name.
         text: all of it.
         time: as the source wrote it.
-        moment: the same in seconds since 1970.
+        timestamp: the same in seconds since 1970.
         vectors: of its P parts, (P, T, D).
         keys: of its parts, (P, Q).
     """
@@ -81,12 +81,12 @@ class Addition:
     id: str
     text: str
     time: str | None
-    moment: float | None
+    timestamp: float | None
     vectors: Tensor
     keys: Tensor
 
     def fitted(self, facts: Facts) -> "Addition":
-        """As a bank of these facts keeps it: on the CPU, of its type, without nan for a moment.
+        """As a bank of these facts keeps it: on the CPU, of its type, without nan for a timestamp.
 
         Raises:
             DriftError: when shapes are others, a number is not finite or the text is not UTF-8.
@@ -108,8 +108,8 @@ class Addition:
             "".join((self.id, self.text, self.time or "")).encode()
         except UnicodeEncodeError as error:
             raise DriftError(f"document {self.id!r} holds half a surrogate pair; give text that is UTF-8.") from error
-        known = self.moment is not None and not math.isnan(self.moment)
-        return replace(self, vectors=vectors, keys=keys, moment=self.moment if known else None)
+        known = self.timestamp is not None and not math.isnan(self.timestamp)
+        return replace(self, vectors=vectors, keys=keys, timestamp=self.timestamp if known else None)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Modulations:
     Attributes:
         vectors: what each part became, (N, T, D) float32 or float16; from a compacted bank mapped, not read.
         keys: what it is found by, (N, Q), of the same type.
-        moments: seconds since 1970 of its document, (N,) float64; nan where unknown.
+        timestamps: seconds since 1970 of its document, (N,) float64; nan where unknown.
         owner: its document, (N,) int64, an index into `ids`.
         ids: the documents.
 
@@ -130,7 +130,7 @@ class Modulations:
 
     vectors: Tensor
     keys: Tensor
-    moments: Tensor
+    timestamps: Tensor
     owner: Tensor
     ids: list[str]
 
@@ -141,7 +141,7 @@ class Modulations:
 
     def select(self, rows: Tensor) -> "Modulations":
         """Some parts, by their places (M,) int64 or by (N,) bool; `ids` stays, so that `owner` means the same."""
-        return Modulations(self.vectors[rows], self.keys[rows], self.moments[rows], self.owner[rows], self.ids)
+        return Modulations(self.vectors[rows], self.keys[rows], self.timestamps[rows], self.owner[rows], self.ids)
 
     @staticmethod
     def empty(vectors: int, width: int, key_width: int, dtype: torch.dtype = torch.float32) -> "Modulations":
@@ -174,7 +174,7 @@ class Modulations:
         return Modulations(
             torch.cat([one.vectors for one in several]),
             torch.cat([one.keys for one in several]),
-            torch.cat([one.moments for one in several]),
+            torch.cat([one.timestamps for one in several]),
             torch.cat(owners),
             list(places),
         )
@@ -185,9 +185,9 @@ def content_hash(text: str, time: str | None) -> str:
     return hashlib.sha256(json.dumps([text, time]).encode()).hexdigest()
 
 
-def seal_of(id: str, moment: float | None, hashed: str, rows: bytes, parts: int) -> str:
+def seal_of(id: str, timestamp: float | None, hashed: str, rows: bytes, parts: int) -> str:
     """Sha256 over all of a document's record that stays when it is moved, in hex."""
-    return hashlib.sha256(json.dumps([id, moment, hashed, rows.hex(), parts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([id, timestamp, hashed, rows.hex(), parts]).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------ segment files

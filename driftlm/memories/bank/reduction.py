@@ -25,19 +25,19 @@ class Reduced(NamedTuple):
     Attributes:
         vectors: (N, T, D).
         keys: (N, Q), of length 1.
-        moments: (N,); NaN where unknown.
+        timestamps: (N,); NaN where unknown.
         members: of each entry, which entries of the first bank it is the mean of.
     """
 
     vectors: Tensor
     keys: Tensor
-    moments: Tensor
+    timestamps: Tensor
     members: list[list[int]]
 
     @classmethod
-    def of(cls, vectors: Tensor, keys: Tensor, moments: Tensor) -> Self:
-        """A bank before any reduction; `Reduced.of(vectors, keys, moments).members == [[0], [1], ...]`."""
-        return cls(vectors, keys, moments, [[entry] for entry in range(len(vectors))])
+    def of(cls, vectors: Tensor, keys: Tensor, timestamps: Tensor) -> Self:
+        """A bank before any reduction; `Reduced.of(vectors, keys, timestamps).members == [[0], [1], ...]`."""
+        return cls(vectors, keys, timestamps, [[entry] for entry in range(len(vectors))])
 
 
 def pruned(bank: Reduced, to: int, seed: int) -> Reduced:
@@ -51,7 +51,7 @@ def pruned(bank: Reduced, to: int, seed: int) -> Reduced:
     kept = np.sort(np.random.default_rng(seed).permutation(len(bank.members))[:to])
     rows = torch.from_numpy(kept).to(bank.vectors.device)
     members = [bank.members[entry] for entry in kept.tolist()]
-    return Reduced(bank.vectors[rows], bank.keys[rows], bank.moments[rows], members)
+    return Reduced(bank.vectors[rows], bank.keys[rows], bank.timestamps[rows], members)
 
 
 def averaged(bank: Reduced, to: int, seed: int) -> Reduced:
@@ -122,9 +122,9 @@ def paired(likeness: list[float], neighbour: list[int], merges: int) -> np.ndarr
 
 
 def merged(bank: Reduced, groups: np.ndarray) -> Reduced:
-    """One entry for every group, in the order of their first: mean vectors, mean key made length 1, newest moment.
+    """One entry for every group, in the order of their first: mean vectors, mean key made length 1, newest timestamp.
 
-    Means are over first entries, so that reducing twice weighs them alike. Of known and unknown moments the newest
+    Means are over first entries, so that reducing twice weighs them alike. Of known and unknown timestamps the newest
     known counts.
     """
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
@@ -141,10 +141,10 @@ def merged(bank: Reduced, groups: np.ndarray) -> Reduced:
         part = slice(start, start + 1024)
         vectors.index_add_(0, into[part], bank.vectors[part].float() * share[part, None, None])
     keys = bank.keys.new_zeros(count, bank.keys.shape[1]).index_add(0, into, bank.keys * share[:, None].to(bank.keys))
-    known = bank.moments.masked_fill(bank.moments.isnan(), -torch.inf)
-    moments = known.new_full((count,), -torch.inf).scatter_reduce(0, into, known, "amax")
-    moments = moments.masked_fill(moments == -torch.inf, torch.nan)
-    return Reduced(vectors.to(bank.vectors.dtype), F.normalize(keys, dim=-1), moments, [sorted(m) for m in members])
+    known = bank.timestamps.masked_fill(bank.timestamps.isnan(), -torch.inf)
+    timestamps = known.new_full((count,), -torch.inf).scatter_reduce(0, into, known, "amax")
+    timestamps = timestamps.masked_fill(timestamps == -torch.inf, torch.nan)
+    return Reduced(vectors.to(bank.vectors.dtype), F.normalize(keys, dim=-1), timestamps, [sorted(m) for m in members])
 
 
 def sizes(bank: Reduced) -> Tensor:

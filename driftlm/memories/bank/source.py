@@ -17,19 +17,19 @@ from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.base import State, Supply
 from driftlm.streams.documents import Document
-from driftlm.streams.timestamps import moment_of
+from driftlm.streams.timestamps import timestamp_of
 
 
 def bank_of(networks: BankNetworks, documents: Sequence[Document]) -> Modulations:
-    """Modulations of documents, in their order; the moments are those that the documents name, else NaN."""
+    """Modulations of documents, in their order; the timestamps are those that the documents name, else NaN."""
     made = list(networks.amortize([document.text for document in documents]))
     parts = [len(vectors) for vectors, _ in made]
-    known = [moment_of(document.time) for document in documents]
-    moments = torch.tensor([float("nan") if moment is None else moment for moment in known], dtype=torch.float64)
+    known = [timestamp_of(document.time) for document in documents]
+    timestamps = torch.tensor([float("nan") if one is None else one for one in known], dtype=torch.float64)
     return Modulations(
         vectors=torch.cat([vectors for vectors, _ in made]),
         keys=torch.cat([keys for _, keys in made]),
-        moments=moments.repeat_interleave(torch.tensor(parts)),
+        timestamps=timestamps.repeat_interleave(torch.tensor(parts)),
         owner=torch.arange(len(parts)).repeat_interleave(torch.tensor(parts)),
         ids=[document.id for document in documents],
     )
@@ -70,11 +70,11 @@ class BankSource:
 
     def add(self, document: str, text: str) -> None:
         """Amortize a document, in place of an earlier one of its id; it counts as newer than those of known time."""
-        known = self.bank.moments[~self.bank.moments.isnan()]
+        known = self.bank.timestamps[~self.bank.timestamps.isnan()]
         newest = known.max().item() if len(known) else 0.0
         made = bank_of(self.networks, [Document(document, text)])
         self.drop(document)
-        self.append(replace(made, moments=torch.full_like(made.moments, newest + 1)))
+        self.append(replace(made, timestamps=torch.full_like(made.timestamps, newest + 1)))
 
     def add_all(self, documents: Sequence[Document]) -> None:
         """Amortize documents in batches. What they say of their times tells which is newer, not their order."""
@@ -111,8 +111,12 @@ class BankSource:
 
     def state(self) -> State:
         """Its entries."""
-        tensors = {name: getattr(self.bank, name).clone() for name in ("vectors", "keys", "moments", "owner")}
-        return State(tensors, {"ids": list(self.bank.ids), "networks": self.networks.fingerprint()})
+        bank = self.bank
+        held = {"vectors": bank.vectors, "keys": bank.keys, "moments": bank.timestamps, "owner": bank.owner}
+        return State(
+            {name: value.clone() for name, value in held.items()},
+            {"ids": list(self.bank.ids), "networks": self.networks.fingerprint()},
+        )
 
     def restore(self, state: State) -> None:
         """Go on exactly where `state` was taken.
@@ -124,4 +128,4 @@ class BankSource:
             raise DriftError("the state was taken with other bank networks; give those it was taken with.")
         held = {name: value.clone() for name, value in state.tensors.items()}
         held |= {name: held[name].to(self.language_model.device) for name in ("vectors", "keys")}
-        self.hold(Modulations(**held, ids=list(state.values["ids"])))
+        self.hold(Modulations(timestamps=held.pop("moments"), **held, ids=list(state.values["ids"])))

@@ -157,7 +157,7 @@ class BankStore:
 
     # ------------------------------------------------------------------------------------------------------ changing
 
-    def add(self, id: str, text: str, time: str | None, moment: float | None, vectors: Tensor, keys: Tensor) -> bool:
+    def add(self, id: str, text: str, time: str | None, timestamp: float | None, vectors: Tensor, keys: Tensor) -> bool:
         """Keep a document, in the place of the one with its id; on disk when this returns. Arguments as `Addition`.
 
         Returns:
@@ -166,7 +166,7 @@ class BankStore:
         Raises:
             DriftError: when shapes are others than the bank's, a number is not finite, or the bank cannot be written.
         """
-        return self.add_many([Addition(id, text, time, moment, vectors, keys)])[0]
+        return self.add_many([Addition(id, text, time, timestamp, vectors, keys)])[0]
 
     def add_many(self, additions: Sequence[Addition]) -> list[bool]:
         """Keep all documents or, when it fails, none: as `add` for one after the other, in one segment."""
@@ -203,7 +203,7 @@ class BankStore:
         wipe(self.database, self.folder)
 
     def expire(self, before: float) -> list[str]:
-        """Forget every document of a moment before this one (seconds since 1970); their ids, in the order of `ls`."""
+        """Forget every document from before a timestamp (seconds since 1970); their ids, in the order of `ls`."""
         with transaction(self.database, self.folder, "IMMEDIATE"):
             query = "SELECT id FROM documents WHERE moment < ? ORDER BY number"
             gone = [name for (name,) in self.database.execute(query, (before,))]
@@ -279,11 +279,11 @@ class BankStore:
         return found
 
     def _problems(self, row: tuple[Any, ...], mapped: Callable[..., tuple[Tensor, Tensor]]) -> list[str]:
-        id, text, time, moment, hashed, rows, seal, segment, length, first, parts = row
+        id, text, time, timestamp, hashed, rows, seal, segment, length, first, parts = row
         found = []
         if content_hash(text, time) != hashed:
             found.append(f"bank.sqlite: text or time of document {id!r} is not what was added")
-        if seal_of(id, moment, hashed, rows, parts) != seal:
+        if seal_of(id, timestamp, hashed, rows, parts) != seal:
             found.append(f"bank.sqlite: the record of document {id!r} is not what was added")
         name = segment_name(segment)
         try:
@@ -298,10 +298,10 @@ class BankStore:
     def _matrices(self) -> Modulations:
         query = "SELECT id, moment, segment, first, parts FROM documents ORDER BY number"
         columns = list(zip(*self.database.execute(query)))
-        ids, moments, segments, firsts, parts = columns or [()] * 5
+        ids, timestamps, segments, firsts, parts = columns or [()] * 5
         vectors, keys = gather(segments, firsts, parts, self.facts, self._segment)
         owner = np.repeat(np.arange(len(ids)), np.array(parts, dtype=np.int64))
-        known = np.array(moments, dtype=np.float64)  # None becomes nan
+        known = np.array(timestamps, dtype=np.float64)  # None becomes nan
         return Modulations(vectors, keys, torch.from_numpy(known[owner]), torch.from_numpy(owner), list(ids))
 
     def _segment(self, number: int) -> tuple[Tensor, Tensor]:
@@ -332,7 +332,7 @@ class BankStore:
             self.database.execute("DELETE FROM documents WHERE id = ?", (one.id,))
             parts, hashed = len(one.keys), content_hash(one.text, one.time)
             query = "INSERT INTO documents (id, moment, segment, first, parts) VALUES (?, ?, ?, ?, ?)"
-            number = self.database.execute(query, (one.id, one.moment, segment, first, parts)).lastrowid
+            number = self.database.execute(query, (one.id, one.timestamp, segment, first, parts)).lastrowid
             rows, first = b"".join(digests[first : first + parts]), first + parts
             content = (
                 number,
@@ -341,7 +341,7 @@ class BankStore:
                 hashed,
                 added,
                 rows,
-                seal_of(one.id, one.moment, hashed, rows, parts),
+                seal_of(one.id, one.timestamp, hashed, rows, parts),
             )
             self.database.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?, ?)", content)
 

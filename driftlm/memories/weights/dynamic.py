@@ -16,7 +16,7 @@ from driftlm.core.errors import Diverged, DriftError
 from driftlm.memories.base import Counts, Event, Example, State
 from driftlm.memories.weights.guard import Guard
 from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.prior import Prior, PriorReader
+from driftlm.memories.weights.prior import Prior, StaticModel
 from driftlm.memories.weights.rules import Rule, RuleSettings, rule_class
 from driftlm.memories.weights.salience import salience_of
 from driftlm.memories.weights.statistics import Statistics, gather
@@ -124,9 +124,9 @@ class WeightMemory:
         """Tokens of a document and where each ends, as `LanguageModel.encode`."""
         return self.language_model.encode(text)
 
-    def static(self) -> PriorReader:
+    def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and never learns."""
-        return PriorReader(self.prior, self.scorer, self.rotary, self.windows)
+        return StaticModel(self.prior, self.scorer, self.rotary, self.windows)
 
     # ---- score, then learn ------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from driftlm.memories.base import Counts, Event, Example, State
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
 from driftlm.memories.weights.one_pass import one_pass
-from driftlm.memories.weights.prior import PriorReader
+from driftlm.memories.weights.prior import StaticModel
 from driftlm.models.loading import LanguageModel, load
 from driftlm.models.trainable import Trainable
 from driftlm.streams.windows import Window, Windows
@@ -132,7 +132,7 @@ class MixtureMemory:
         >>> rates = [Learning(learning_rate=rate) for rate in (0, 1e-3)]
         >>> memory = MixtureMemory(windows=Windows("cached", 64, 16), experts=rates)
         >>> _ = list(read_stream(memory, [Document("a", "tick tock " * 40)]))
-        >>> [expert["name"] for expert in memory.standings() if expert["weight"] > 0.5]
+        >>> [expert["name"] for expert in memory.expert_weights() if expert["weight"] > 0.5]
         ['adam:0.001']
     """
 
@@ -165,7 +165,7 @@ class MixtureMemory:
         )
         self.trainable, self.scorer = self.frozen.trainable, self.frozen.scorer
         self.prior = self.static()
-        self.readers: list[WeightMemory | PriorReader] = [*self.active, self.prior]
+        self.readers: list[WeightMemory | StaticModel] = [*self.active, self.prior]
         self.together = one_pass(self.active)
         self.start_fresh()
 
@@ -200,7 +200,7 @@ class MixtureMemory:
         """Tokens of a document and where each ends, as `LanguageModel.encode`."""
         return self.language_model.encode(text)
 
-    def static(self) -> PriorReader:
+    def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and never learns."""
         return self.frozen.static()
 
@@ -245,7 +245,7 @@ class MixtureMemory:
         mixing = self.mixing if self.scored is None else self.scored[2]
         return mixing.weights.tolist()
 
-    def standings(self) -> list[dict[str, Any]]:
+    def expert_weights(self) -> list[dict[str, Any]]:
         """Name, smoothed nats per token and weight of each expert, behind the window that was learned last."""
         means, weights = self.mixing.losses / max(1, self.mixing.tokens), self.mixing.weights
         return [

@@ -49,7 +49,7 @@ class Prior:
             parameter.data = value
 
 
-class PriorReader:
+class StaticModel:
     """The static model on the windows of another memory: same model, prior parameters, a cache of its own."""
 
     def __init__(self, prior: Prior, scorer: Scorer, rotary: RotaryCache | None, windows: Windows) -> None:

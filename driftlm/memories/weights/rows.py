@@ -265,7 +265,7 @@ class WeightRows:
         self.rows = [self.rows[n] for n in chosen]
 
 
-class PriorRows:
+class StaticRows:
     """The static model on the windows of rows, in one pass for all of them.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 from driftlm.memories.weights.camels import Camels
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.prior import Prior
-from driftlm.memories.weights.spelling import Place, Spelling
+from driftlm.memories.weights.spelling import Span, Spelling
 from driftlm.memories.weights.tagging import tagger_of
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Window
@@ -66,7 +66,7 @@ def salience_of(learning: Learning, language_model: LanguageModel, prior: Prior,
     return None
 
 
-def new_places(spelling: Spelling, window: Window) -> tuple[str, list[Place]]:
+def new_places(spelling: Spelling, window: Window) -> tuple[str, list[Span]]:
     """The text of a window, its context included, and where its new tokens stand in it."""
     text, places = spelling((*window.inputs, window.targets[-1]))
     return text, places[-window.new :]
@@ -117,7 +117,7 @@ class TfIdf:
     frequencies: Counter[str]  # documents by word
     words: Counter[str]  # of the document so far
     text: str  # of the window that was read last, with its context
-    places: list[Place]  # of its new tokens
+    places: list[Span]  # of its new tokens
 
     def __init__(self, language_model: LanguageModel) -> None:
         self.spelling = Spelling(language_model)

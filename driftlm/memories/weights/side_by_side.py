@@ -17,7 +17,7 @@ from driftlm.memories.base import Counts, Event
 from driftlm.memories.loop import Step, Totals, added
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.mixture import Learner, MixtureMemory
-from driftlm.memories.weights.rows import PriorRows, WeightRows
+from driftlm.memories.weights.rows import StaticRows, WeightRows
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, split
 
@@ -36,7 +36,7 @@ class RowStep(Step):
 
 
 @dataclass(frozen=True)
-class Read:
+class ScoredWindow:
     """A window that was scored: its nats, the static model's, events, the counts before it, and its share of time."""
 
     window: Window
@@ -48,7 +48,7 @@ class Read:
 
 
 @dataclass
-class Place:
+class OpenDocument:
     """A document that is being read, or was and is not told yet.
 
     Attributes:
@@ -64,7 +64,7 @@ class Place:
     document: Document
     windows: Iterator[Window]
     window: Window
-    read: deque[Read] = field(default_factory=deque)
+    read: deque[ScoredWindow] = field(default_factory=deque)
     counts: Counts | None = None
 
 
@@ -77,7 +77,7 @@ def read_side_by_side(
     totals: Totals | None = None,
     first: int = 0,
 ) -> Iterator[Step]:
-    """Read R documents of a stream at a time, each with a copy of one memory.
+    """ScoredWindow R documents of a stream at a time, each with a copy of one memory.
 
     Args:
         memory: what every document begins with; its counts are those of the documents that were told to their end.
@@ -127,11 +127,11 @@ class SideBySide:
     ) -> None:
         self.memory, self.documents, self.limit = memory, iter(documents), limit
         self.rows = WeightRows(memory, rows)
-        self.baseline = PriorRows(memory, rows) if compares else None
+        self.baseline = StaticRows(memory, rows) if compares else None
         self.totals = totals
         self.number, self.tokens = first, self.totals.tokens  # of the next document, and of all that were taken
-        self.places: list[Place | None] = [None] * rows
-        self.untold: deque[Place] = deque()  # in the stream's order
+        self.places: list[OpenDocument | None] = [None] * rows
+        self.untold: deque[OpenDocument] = deque()  # in the stream's order
         self.ended = False
 
     def steps(self) -> Iterator[RowStep]:
@@ -140,7 +140,7 @@ class SideBySide:
             self.read(places)
             yield from self.told()
 
-    def fill(self) -> list[Place]:
+    def fill(self) -> list[OpenDocument]:
         """Rows without a document take the next ones; where there are no more, the others go on alone."""
         for row, place in enumerate(self.places):
             if place is None and (taken := self.take()) is not None:
@@ -154,7 +154,7 @@ class SideBySide:
                 self.baseline.keep(left)
         return [place for place in self.places if place is not None]
 
-    def take(self) -> Place | None:
+    def take(self) -> OpenDocument | None:
         """The next document, cut where the limit is reached; none behind the last that is needed."""
         room = None if self.limit is None else self.limit - self.tokens
         document = None if self.ended or (room is not None and room <= 0) else next(self.documents, None)
@@ -164,11 +164,11 @@ class SideBySide:
         ids, byte_ends = self.memory.encode(document.text)
         ids = ids if room is None else ids[: 1 + room]
         windows = split(document.id, ids, byte_ends, self.memory.windows)
-        place = Place(self.number, document, windows, next(windows))
+        place = OpenDocument(self.number, document, windows, next(windows))
         self.number, self.tokens = self.number + 1, self.tokens + len(ids) - 1
         return place
 
-    def read(self, places: list[Place]) -> None:
+    def read(self, places: list[OpenDocument]) -> None:
         """A round: score a window of every row, then learn from it; rows whose document ends are free again."""
         began, windows = time.perf_counter(), [place.window for place in places]
         static = [None] * len(windows) if self.baseline is None else self.baseline.score(windows)
@@ -184,7 +184,7 @@ class SideBySide:
         seconds = (time.perf_counter() - began) / len(windows)
         for row, place in enumerate(places):
             events = self.rows.events[row]
-            place.read.append(Read(windows[row], nats[row], static[row], events, counts[row], seconds))
+            place.read.append(ScoredWindow(windows[row], nats[row], static[row], events, counts[row], seconds))
             if not windows[row].last:
                 place.window = next(place.windows)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from driftlm.models.loading import LanguageModel
 
-Place = tuple[int, int]
+Span = tuple[int, int]
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 LONGEST_CHARACTER = 4  # bytes of UTF-8, and so the most tokens that share one
 
@@ -30,12 +30,12 @@ class Spelling:
         self.skip = len(self.decoded([]))
         self.known: dict[int, str] = {}
 
-    def __call__(self, ids: Sequence[int]) -> tuple[str, list[Place]]:
+    def __call__(self, ids: Sequence[int]) -> tuple[str, list[Span]]:
         """A text, and the place of each token in it; tokens that share a character have the same one.
 
         BOS is spelled as nothing; a character that an end of the row cuts is U+FFFD.
         """
-        text, places, group = "", list[Place](), list[int]()
+        text, places, group = "", list[Span](), list[int]()
         for number, token in enumerate(ids):
             group.append(token)
             piece = self.piece(group)

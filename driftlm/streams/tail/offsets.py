@@ -13,7 +13,7 @@ from driftlm.streams.documents import Document
 
 
 @dataclass(frozen=True)
-class Place:
+class Offset:
     """How far a file was read.
 
     Attributes:
@@ -32,29 +32,29 @@ class Place:
 class Follower(Protocol):
     """What gives documents, and says how far it is."""
 
-    place: Place
+    offset: Offset
 
     def __iter__(self) -> Iterator[Document]: ...
 
 
-class Followed:
+class Offsets:
     """The lines in a file, with the documents themselves where they have to be read again without their source.
 
     A line that a crash has cut short counts as never written.
 
     Args:
         path: of the file; made with the first `write`.
-        texts: whether documents are kept beside places; else only the last place of every file is.
+        texts: whether documents are kept beside offsets; else only the last offset of every file is.
 
     Raises:
         DriftError: when a line is damaged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     followed = Followed(Path(folder, "followed.jsonl"), texts=True)
-    ...     followed.add(Document("a", "It rained."), Place("a.txt", "7", 0, 1))
-    ...     followed.write()
-    ...     [one.text for one in Followed(followed.path, texts=True).documents()]
+    ...     offsets = Offsets(Path(folder, "followed.jsonl"), texts=True)
+    ...     offsets.add(Document("a", "It rained."), Offset("a.txt", "7", 0, 1))
+    ...     offsets.write()
+    ...     [one.text for one in Offsets(offsets.path, texts=True).documents()]
     ['It rained.']
     """
 
@@ -62,16 +62,16 @@ class Followed:
         self.path, self.texts = path, texts
         self.pending = b""
         self.whole = 0  # bytes of whole lines
-        self.places: dict[str, Place] = {}
+        self.offsets: dict[str, Offset] = {}
         lines = 0
-        for place, _ in self.lines():
-            self.places[place.file], lines = place, lines + 1
-        if lines > len(self.places) and not texts:
-            kept = b"".join(line_of(place, None) for place in self.places.values())
+        for offset, _ in self.lines():
+            self.offsets[offset.file], lines = offset, lines + 1
+        if lines > len(self.offsets) and not texts:
+            kept = b"".join(line_of(offset, None) for offset in self.offsets.values())
             write_atomically(path, lambda partial: partial.write_bytes(kept))
             self.whole = len(kept)
 
-    def lines(self) -> Iterator[tuple[Place, Document | None]]:
+    def lines(self) -> Iterator[tuple[Offset, Document | None]]:
         """What was written before, in order."""
         if not self.path.exists():
             return
@@ -83,7 +83,7 @@ class Followed:
                 try:
                     values = json.loads(line)
                     document = values.pop("document", None)
-                    found = Place(**values), None if document is None else Document(**document)
+                    found = Offset(**values), None if document is None else Document(**document)
                 except (ValueError, TypeError) as error:
                     raise DriftError(
                         f"{self.path} is damaged at byte {read}; put it back as it was, or follow anew."
@@ -96,16 +96,16 @@ class Followed:
         """Those that came before."""
         return (document for _, document in self.lines() if document is not None)
 
-    def and_more(self, following: Follower) -> Iterator[Document]:
+    def and_more(self, tail: Follower) -> Iterator[Document]:
         """Those that came before, and then those that come, each added as it does."""
         yield from self.documents()
-        for document in following:
-            self.add(document, following.place)
+        for document in tail:
+            self.add(document, tail.offset)
             yield document
 
-    def add(self, document: Document, place: Place) -> None:
+    def add(self, document: Document, offset: Offset) -> None:
         """Another one came; on disk with the next `write`."""
-        self.pending += line_of(place, document if self.texts else None)
+        self.pending += line_of(offset, document if self.texts else None)
 
     def write(self) -> None:
         """What was added is on disk when this returns."""
@@ -120,7 +120,7 @@ class Followed:
         self.whole, self.pending = self.whole + len(self.pending), b""
 
 
-def line_of(place: Place, document: Document | None) -> bytes:
+def line_of(offset: Offset, document: Document | None) -> bytes:
     """A line of the file."""
-    values = asdict(place) | ({} if document is None else {"document": asdict(document)})
+    values = asdict(offset) | ({} if document is None else {"document": asdict(document)})
     return json.dumps(values).encode() + b"\n"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from driftlm.core.errors import DriftError
 from driftlm.streams.documents import LONGEST_LINE, STDIN, Document, from_record, printable, shown
 from driftlm.streams.records import parsed, refuse_binary
-from driftlm.streams.tail.offsets import Place
+from driftlm.streams.tail.offsets import Offset
 
 BLOCK = 4096  # bytes of a growing text, from which on the end of a line ends a document
 
-Came = tuple[Document, Place]
+Came = tuple[Document, Offset]
 Say = Callable[[str], object]
 
 
@@ -106,7 +106,7 @@ class Cut(Source):
         named = f"{name}:{self.start}-{hashlib.sha256(raw).hexdigest()[:8]}"
         for number, document in enumerate(from_record(record, named, where, self.piece), 1):
             if number > self.given:
-                yield document, Place(self.path, self.mark, self.start, number)
+                yield document, Offset(self.path, self.mark, self.start, number)
         self.start, self.block, self.given = self.start + len(raw), b"", 0
 
     def tell_left(self) -> None:

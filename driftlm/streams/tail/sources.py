@@ -26,7 +26,7 @@ from driftlm.streams.documents import (
     shown,
 )
 from driftlm.streams.records import readable
-from driftlm.streams.tail.offsets import Place
+from driftlm.streams.tail.offsets import Offset
 from driftlm.streams.tail.parsing import Came, Cut, Say, Source
 
 INTERVAL = 0.5  # seconds between two looks
@@ -34,7 +34,7 @@ SETTLED = 1.0  # seconds for which a file in a folder must not have changed, to 
 CHUNK = 1 << 20  # bytes that are read at a time
 
 
-class Following:
+class Tail:
     """Documents of sources that are not finished, as they come; `DriftError` names the file and byte of a bad one.
 
     - A `.jsonl` file that grows: every whole line is a document; blank lines are none.
@@ -57,18 +57,18 @@ class Following:
         piece: as of `read_documents`.
         idle: seconds without a document after which it ends; None for never.
         versions: read a file of a folder again when it changed; else only say so.
-        places: how far they were read before.
+        offsets: how far they were read before.
         say: gets a sentence when a source is not what it was, and when something at its end is not read.
 
     Attributes:
-        place: how far, with the document that was given last.
+        offset: how far, with the document that was given last.
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     feed = Path(folder, "feed.jsonl")
     ...     _ = feed.write_text('{"id": "a", "text": "It rained."}\\n{"id": "b", "te')
-    ...     [document.id for document in Following([str(feed)], idle=0)]
+    ...     [document.id for document in Tail([str(feed)], idle=0)]
     ['a']
     """
 
@@ -80,7 +80,7 @@ class Following:
         piece: int | None = None,
         idle: float | None = None,
         versions: bool = False,
-        places: Iterable[Place] = (),
+        offsets: Iterable[Offset] = (),
         say: Say = str,
     ) -> None:
         if not sources:
@@ -90,8 +90,8 @@ class Following:
         if len(set(sources)) < len(sources):
             raise DriftError("a source is given twice; give each of them once.")
         self.idle, self.stopped = idle, False
-        self.place = Place("", "", 0, 0)
-        known = {place.file: place for place in places}
+        self.offset = Offset("", "", 0, 0)
+        known = {offset.file: offset for offset in offsets}
         self.sources = [opened(source, stdin, piece, versions, known, say) for source in sources]
 
     def __iter__(self) -> Iterator[Document]:
@@ -108,7 +108,7 @@ class Following:
         quiet = time.monotonic()
         while not self.stopped:
             for source in self.sources:
-                for document, self.place in source.look():
+                for document, self.offset in source.look():
                     yield document
                     quiet = time.monotonic()
                     if self.stopped:
@@ -127,7 +127,7 @@ class Following:
 
 
 @contextmanager
-def ended_by_signals(following: Following) -> Iterator[list[int]]:
+def ended_by_signals(tail: Tail) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM ends the stream behind the document that is being read; a second one at once.
 
     Gives a list that stays empty, as nobody is asked to stop anywhere else.
@@ -135,7 +135,7 @@ def ended_by_signals(following: Following) -> Iterator[list[int]]:
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def take(*_: Any) -> None:
-        following.stop()
+        tail.stop()
         for number in numbers:
             signal.signal(number, signal.default_int_handler)
 
@@ -148,7 +148,7 @@ def ended_by_signals(following: Following) -> Iterator[list[int]]:
 
 
 def opened(
-    source: str, stdin: Literal["text", "jsonl"], piece: int | None, versions: bool, known: dict[str, Place], say: Say
+    source: str, stdin: Literal["text", "jsonl"], piece: int | None, versions: bool, known: dict[str, Offset], say: Say
 ) -> Source:
     """What follows one source."""
     name = shown(source)
@@ -169,9 +169,9 @@ def opened(
 class Growing(Cut):
     """A file that grows, is cut off or replaced."""
 
-    def __init__(self, path: str, jsonl: bool, piece: int | None, place: Place | None, say: Say) -> None:
+    def __init__(self, path: str, jsonl: bool, piece: int | None, offset: Offset | None, say: Say) -> None:
         super().__init__(path, jsonl, piece, say)
-        self.place = place
+        self.offset = offset
         self.file: BinaryIO | None = None
 
     def look(self) -> Iterator[Came]:
@@ -190,10 +190,10 @@ class Growing(Cut):
 
     def opens(self) -> bool:
         """Open what is to be read now; False where there is nothing."""
-        place, file = self.place, self.there()
+        offset, file = self.offset, self.there()
         self.label = shown(self.path)
-        if place is not None and not (file is not None and goes_on(file, place)):
-            moved = self.moved(place)
+        if offset is not None and not (file is not None and goes_on(file, offset)):
+            moved = self.moved(offset)
             if moved is not None:
                 if file is not None:
                     file.close()
@@ -208,14 +208,14 @@ class Growing(Cut):
                     f"{self.label} is another file than before; it is read from its beginning, and what came into the "
                     f"old one since is not read, as that is not found beside it"
                 )
-                place = None
+                offset = None
         if file is None:
             return False
-        self.file, self.place = file, None
+        self.file, self.offset = file, None
         self.mark = mark_of(file)
-        place = place or Place(self.path, self.mark, 0, 0)
-        self.begin(place.start, place.given)
-        file.seek(place.start)
+        offset = offset or Offset(self.path, self.mark, 0, 0)
+        self.begin(offset.start, offset.given)
+        file.seek(offset.start)
         return True
 
     def there(self) -> BinaryIO | None:
@@ -225,8 +225,8 @@ class Growing(Cut):
         except FileNotFoundError:
             return None
 
-    def moved(self, place: Place) -> BinaryIO | None:
-        """The file that was read up to a place, where a rotation left it: beside the path, under a longer name.
+    def moved(self, offset: Offset) -> BinaryIO | None:
+        """The file that was read up to an offset, where a rotation left it: beside the path, under a longer name.
 
         One whose name begins otherwise is left alone, as a file system gives the number of a deleted file to a new one.
         """
@@ -234,11 +234,11 @@ class Growing(Cut):
         stem, _ = os.path.splitext(name)
         with suppress(OSError), os.scandir(folder or ".") as entries:  # what cannot be read is as good as gone
             for entry in entries:
-                if str(entry.inode()) != place.mark or entry.name == name or not entry.name.startswith(stem):
+                if str(entry.inode()) != offset.mark or entry.name == name or not entry.name.startswith(stem):
                     continue
                 if entry.is_file(follow_symlinks=False):
                     file = open(os.path.join(folder, entry.name), "rb")  # noqa: SIM115 - as `there`
-                    if goes_on(file, place):
+                    if goes_on(file, offset):
                         return file
                     file.close()
         return None
@@ -275,12 +275,12 @@ def mark_of(file: BinaryIO) -> str:
     return str(os.fstat(file.fileno()).st_ino)
 
 
-def goes_on(file: BinaryIO, place: Place) -> bool:
-    """Whether it is the file that was read up to a place: its mark, longer than that, and a line ends there."""
-    if mark_of(file) != place.mark or os.fstat(file.fileno()).st_size <= place.start:
+def goes_on(file: BinaryIO, offset: Offset) -> bool:
+    """Whether it is the file that was read up to an offset: its mark, longer than that, and a line ends there."""
+    if mark_of(file) != offset.mark or os.fstat(file.fileno()).st_size <= offset.start:
         return False
-    file.seek(max(0, place.start - 1))
-    return place.start == 0 or file.read(1) == b"\n"
+    file.seek(max(0, offset.start - 1))
+    return offset.start == 0 or file.read(1) == b"\n"
 
 
 class Pipe(Cut):
@@ -296,7 +296,7 @@ class Pipe(Cut):
 class Folder(Source):
     """A folder that files come into."""
 
-    def __init__(self, path: str, piece: int | None, versions: bool, known: dict[str, Place], say: Say) -> None:
+    def __init__(self, path: str, piece: int | None, versions: bool, known: dict[str, Offset], say: Say) -> None:
         self.path, self.piece, self.versions, self.say = path, piece, versions, say
         self.known = dict(known)  # how far files were read, in this process or before
         self.read: dict[str, str] = {}  # marks of files that are done with
@@ -332,7 +332,7 @@ class Folder(Source):
             given = 0 if before is None or again else before.given
             for number, document in enumerate(read_documents([path], piece=self.piece), 1):
                 if number > given:
-                    self.known[path] = Place(path, mark, 0, number)
+                    self.known[path] = Offset(path, mark, 0, number)
                     yield document, self.known[path]
         self.read[path] = mark
         del self.seen[path]

@@ -40,10 +40,10 @@ def inputs(questions: int, entries: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(questions, T, D), 2 * torch.randn(entries, T, D) + 0.5, torch.randn(questions, entries)
 
 
-def moments_of(entries: int) -> Tensor:
+def timestamps_of(entries: int) -> Tensor:
     """Times of which some are equal and some unknown."""
-    moments = torch.randint(0, 4, (entries,)).double()
-    return torch.where(torch.rand(entries) < 0.2, torch.nan, moments)
+    timestamps = torch.randint(0, 4, (entries,)).double()
+    return torch.where(torch.rand(entries) < 0.2, torch.nan, timestamps)
 
 
 def agrees(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
@@ -174,12 +174,12 @@ def test_the_order_of_the_bank_does_not_matter(entries: int, seed: int) -> None:
     torch.manual_seed(seed)
     aggregator = made()
     question, vectors, _ = inputs(2, entries)
-    moments, query = moments_of(entries), aggregator.query_key(question)
+    timestamps, query = timestamps_of(entries), aggregator.query_key(question)
     order = torch.randperm(entries)
 
     def answer(rows: Tensor) -> tuple[Tensor, Tensor]:
         keys = aggregator.document_key(vectors[rows])
-        return aggregator(question, vectors[rows], aggregator.document_scores(query, keys, moments[rows]))
+        return aggregator(question, vectors[rows], aggregator.document_scores(query, keys, timestamps[rows]))
 
     modulation, shares = answer(torch.arange(entries))
     agrees(answer(order), (modulation, shares[:, order]))
@@ -192,10 +192,10 @@ def test_scores_are_the_plain_loop(questions: int, entries: int, masked: bool, s
     aggregator = made()
     query = torch.nn.functional.normalize(torch.randn(questions, 5), dim=1)
     keys = torch.nn.functional.normalize(torch.randn(entries, 5), dim=1)
-    moments = moments_of(entries)
+    timestamps = timestamps_of(entries)
     mask = torch.rand(questions, entries) < 0.6 if masked else torch.ones(questions, entries, dtype=torch.bool)
     mask[:, 0] = True
-    found = aggregator.document_scores(query, keys, moments, mask if masked else None)
+    found = aggregator.document_scores(query, keys, timestamps, mask if masked else None)
     temperature = math.exp(aggregator.log_temperature.item())
     strength = math.log1p(math.exp(aggregator.raw_strength.item()))
     for r in range(questions):
@@ -206,7 +206,9 @@ def test_scores_are_the_plain_loop(questions: int, entries: int, masked: bool, s
             if n not in seen:
                 assert found[r, n] == -math.inf
                 continue
-            newer = sum(math.exp(8 * cosine[j]) / total for j in seen if moments[j] > moments[n])  # False with NaN
+            newer = sum(
+                math.exp(8 * cosine[j]) / total for j in seen if timestamps[j] > timestamps[n]
+            )  # False with NaN
             assert found[r, n].item() == pytest.approx(cosine[n] - strength * newer, abs=2e-5)
 
 
@@ -242,15 +244,15 @@ def test_an_unrelated_newer_document_supersedes_nothing() -> None:
 def test_newer_mass_is_the_double_loop(times: list[float], seed: int) -> None:
     mass = torch.rand(2, len(times), generator=torch.Generator().manual_seed(seed))
     found = newer_mass(mass, torch.tensor(times, dtype=torch.float64))
-    for k, moment in enumerate(times):
-        wanted = sum((mass[:, j] for j, other in enumerate(times) if other > moment), torch.zeros(2))
+    for k, timestamp in enumerate(times):
+        wanted = sum((mass[:, j] for j, other in enumerate(times) if other > timestamp), torch.zeros(2))
         torch.testing.assert_close(found[:, k], wanted, **CLOSE)
 
 
 def test_newer_mass_tells_seconds_apart_in_float64() -> None:
     """Unix seconds in float32 are 128 apart."""
-    moments = 1.7e9 + torch.arange(3, dtype=torch.float64)
-    assert newer_mass(torch.ones(1, 3), moments).tolist() == [[2.0, 1.0, 0.0]]
+    timestamps = 1.7e9 + torch.arange(3, dtype=torch.float64)
+    assert newer_mass(torch.ones(1, 3), timestamps).tolist() == [[2.0, 1.0, 0.0]]
 
 
 def test_every_parameter_learns() -> None:
@@ -285,11 +287,11 @@ def test_a_masked_entry_has_no_influence(infinite: bool) -> None:
     question, vectors, _ = inputs(3, 6)
     mask = torch.rand(3, 6) < 0.5
     mask[:, 2] = True
-    moments = moments_of(6)
+    timestamps = timestamps_of(6)
 
     def answer(bank: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, keys = aggregator.query_key(question), aggregator.document_key(bank)
-        scores = aggregator.document_scores(query, keys, moments, mask)
+        scores = aggregator.document_scores(query, keys, timestamps, mask)
         return *aggregator(question, bank, scores, None if infinite else mask), scores
 
     for r in range(3):

@@ -40,10 +40,14 @@ def test_every_document_is_visited_once_a_level_and_it_ends(group: int) -> None:
 def test_a_bank_of_one_group_is_exact(entries: int, questions: int, scored: bool, seed: int) -> None:
     torch.manual_seed(seed)
     aggregator = made(document_score=scored)
-    question, vectors, moments = torch.randn(questions, T, D), torch.randn(entries, T, D), torch.rand(entries).double()
+    question, vectors, timestamps = (
+        torch.randn(questions, T, D),
+        torch.randn(entries, T, D),
+        torch.rand(entries).double(),
+    )
     keys = aggregator.document_key(vectors)
-    found, trace = hierarchical(aggregator, question, vectors, keys, moments, max(2, entries))
-    scores = aggregator.document_scores(aggregator.query_key(question), keys, moments)
+    found, trace = hierarchical(aggregator, question, vectors, keys, timestamps, max(2, entries))
+    scores = aggregator.document_scores(aggregator.query_key(question), keys, timestamps)
     wanted, _ = aggregator(question, vectors, scores)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert len(trace) == 1
@@ -52,12 +56,12 @@ def test_a_bank_of_one_group_is_exact(entries: int, questions: int, scored: bool
 @pytest.mark.parametrize("scored", [False, True])
 def test_two_levels_by_hand(scored: bool) -> None:
     aggregator = made(document_score=scored)
-    question, vectors, moments = torch.randn(2, T, D), torch.randn(5, T, D), torch.arange(5).double()
+    question, vectors, timestamps = torch.randn(2, T, D), torch.randn(5, T, D), torch.arange(5).double()
     keys = aggregator.document_key(vectors)
-    found, _ = hierarchical(aggregator, question, vectors, keys, moments, 3)
+    found, _ = hierarchical(aggregator, question, vectors, keys, timestamps, 3)
     for r in range(2):
         one = question[r : r + 1]
-        scores = aggregator.document_scores(aggregator.query_key(one), keys, moments)
+        scores = aggregator.document_scores(aggregator.query_key(one), keys, timestamps)
         parts = [aggregator(one, vectors[part], scores[:, part])[0] for part in (slice(0, 3), slice(3, 5))]
         above = torch.stack([scores[:, :3].logsumexp(1), scores[:, 3:].logsumexp(1)], dim=1) if scored else None
         wanted, _ = aggregator(one, torch.cat(parts), above)
@@ -66,10 +70,10 @@ def test_two_levels_by_hand(scored: bool) -> None:
 
 def test_questions_do_not_mix() -> None:
     aggregator = made()
-    question, vectors, moments = torch.randn(3, T, D), torch.randn(11, T, D), torch.rand(11).double()
+    question, vectors, timestamps = torch.randn(3, T, D), torch.randn(11, T, D), torch.rand(11).double()
     keys = aggregator.document_key(vectors)
-    together, _ = hierarchical(aggregator, question, vectors, keys, moments, 2)
-    apart = [hierarchical(aggregator, one[None], vectors, keys, moments, 2)[0] for one in question]
+    together, _ = hierarchical(aggregator, question, vectors, keys, timestamps, 2)
+    apart = [hierarchical(aggregator, one[None], vectors, keys, timestamps, 2)[0] for one in question]
     torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-5)
 
 

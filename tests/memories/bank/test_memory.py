@@ -42,7 +42,7 @@ def source_of(memory: BankMemory) -> BankSource:
 def prefix_of(memory: BankMemory, tokens: Sequence[int]) -> DynamicCache:
     """The modulation for a question of these tokens, from the bank as it is."""
     bank, networks = source_of(memory).bank, source_of(memory).networks
-    prefix, _ = asked_at_once(networks, [TOKENIZER.decode(tokens)], bank.vectors, bank.keys, bank.moments)
+    prefix, _ = asked_at_once(networks, [TOKENIZER.decode(tokens)], bank.vectors, bank.keys, bank.timestamps)
     return DynamicCache(list(prefix))
 
 

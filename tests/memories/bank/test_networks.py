@@ -213,12 +213,12 @@ def test_the_order_of_a_banks_entries_changes_no_answer(family: str) -> None:
     made = networks(family)
     found = list(made.amortize([f"It rained in {place}. " * 3 for place in ("Paris", "Rome", "Oslo", "Bern")]))
     vectors, keys = (torch.cat(one) for one in zip(*found, strict=True))
-    moments = torch.rand(len(vectors), dtype=torch.float64)
-    moments[1] = torch.nan
+    timestamps = torch.rand(len(vectors), dtype=torch.float64)
+    timestamps[1] = torch.nan
     order = torch.randperm(len(vectors))
     assert not torch.equal(order, torch.arange(len(vectors)))
-    prefix, shares = asked_at_once(made, QUESTIONS, vectors, keys, moments)
-    again, permuted = asked_at_once(made, QUESTIONS, vectors[order], keys[order], moments[order])
+    prefix, shares = asked_at_once(made, QUESTIONS, vectors, keys, timestamps)
+    again, permuted = asked_at_once(made, QUESTIONS, vectors[order], keys[order], timestamps[order])
     torch.testing.assert_close(permuted, shares[:, order], atol=1e-5, rtol=1e-5)
     for layer, other in zip(prefix, again, strict=True):
         torch.testing.assert_close(layer, other, atol=1e-5, rtol=1e-5)

@@ -21,9 +21,9 @@ WAYS: dict[str, Callable[[Reduced, int], Reduced]] = {
 def bank_of(entries: int, seed: int = 0) -> Reduced:
     generator = torch.Generator().manual_seed(seed)
     vectors, keys = torch.randn(entries, 2, 3, generator=generator), torch.randn(entries, 4, generator=generator)
-    moments = torch.rand(entries, generator=generator, dtype=torch.float64)
-    moments[torch.rand(entries, generator=generator) < 0.3] = math.nan
-    return Reduced.of(vectors, torch.nn.functional.normalize(keys, dim=1), moments)
+    timestamps = torch.rand(entries, generator=generator, dtype=torch.float64)
+    timestamps[torch.rand(entries, generator=generator) < 0.3] = math.nan
+    return Reduced.of(vectors, torch.nn.functional.normalize(keys, dim=1), timestamps)
 
 
 def is_merged_from(found: Reduced, first: Reduced) -> None:
@@ -34,9 +34,9 @@ def is_merged_from(found: Reduced, first: Reduced) -> None:
         key = torch.nn.functional.normalize(first.keys[rows].mean(0), dim=0)
         if len(inside) == 1 or first.keys[rows].mean(0).norm() > 1e-3:
             torch.testing.assert_close(found.keys[entry], key, rtol=0, atol=1e-4)
-        known = [moment for moment in first.moments[rows].tolist() if not math.isnan(moment)]
-        moment = found.moments[entry].item()
-        assert moment == max(known) if known else math.isnan(moment)
+        known = [timestamp for timestamp in first.timestamps[rows].tolist() if not math.isnan(timestamp)]
+        timestamp = found.timestamps[entry].item()
+        assert timestamp == max(known) if known else math.isnan(timestamp)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -45,7 +45,7 @@ def test_sizes_and_members(way: str, entries: int, data: st.DataObject, seed: in
     to = data.draw(st.integers(1, entries))
     first = bank_of(entries, seed)
     found = WAYS[way](first, to)
-    assert len(found.vectors) == len(found.keys) == len(found.moments) == len(found.members) == to
+    assert len(found.vectors) == len(found.keys) == len(found.timestamps) == len(found.members) == to
     everyone = sorted(document for inside in found.members for document in inside)
     if way == "pruned":
         assert len(set(everyone)) == to
@@ -65,7 +65,7 @@ def test_the_whole_bank_stays_as_it_is(way: str) -> None:
     found = WAYS[way](first, 7)
     assert found.vectors.equal(first.vectors) and found.members == first.members
     torch.testing.assert_close(found.keys, first.keys)
-    torch.testing.assert_close(found.moments, first.moments, equal_nan=True)
+    torch.testing.assert_close(found.timestamps, first.timestamps, equal_nan=True)
 
 
 @pytest.mark.parametrize("way", ["averaged", "nearest_averaged"])

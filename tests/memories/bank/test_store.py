@@ -22,7 +22,7 @@ def document(name: str, parts: int = 2, seed: int = 0, facts: Facts = FACTS, **c
     random = torch.Generator().manual_seed(seed + sum(name.encode()))
     vectors = torch.randn(parts, facts.vectors, facts.width, generator=random)
     keys = torch.randn(parts, facts.key_width, generator=random)
-    known = {"text": f"text of {name} {seed}", "time": None, "moment": None} | changes
+    known = {"text": f"text of {name} {seed}", "time": None, "timestamp": None} | changes
     return Addition(name, **known, vectors=vectors, keys=keys)
 
 
@@ -32,7 +32,7 @@ def add(bank: BankStore, *additions: Addition) -> list[bool]:
 
 def equal(one: Modulations, other: Modulations) -> bool:
     same = one.ids == other.ids and torch.equal(one.owner, other.owner)
-    pairs = ((one.vectors, other.vectors), (one.keys, other.keys), (one.moments, other.moments))
+    pairs = ((one.vectors, other.vectors), (one.keys, other.keys), (one.timestamps, other.timestamps))
     return same and all(a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs)
 
 
@@ -59,17 +59,17 @@ def segments(bank: BankStore) -> list[Path]:
 
 
 def test_what_is_added_is_given_back(bank: BankStore) -> None:
-    one, two = document("a", 2, time="2024", moment=5.5), document("β \0", 3, time="x", moment=float("nan"))
+    one, two = document("a", 2, time="2024", timestamp=5.5), document("β \0", 3, time="x", timestamp=float("nan"))
     assert add(bank, one) == [True] and bank.add_many([two, document("none", 0)]) == [True, True]
     held = bank.matrices()
     assert torch.equal(held.vectors, torch.cat([one.vectors, two.vectors]))
     assert torch.equal(held.keys, torch.cat([one.keys, two.keys]))
     assert held.owner.tolist() == [0, 0, 1, 1, 1] and held.ids == ["a", "β \0", "none"] and held.documents == 3
-    assert held.moments[:2].tolist() == [5.5, 5.5] and bool(held.moments[2:].isnan().all())
+    assert held.timestamps[:2].tolist() == [5.5, 5.5] and bool(held.timestamps[2:].isnan().all())
     entry = bank.show("a")
-    assert (entry.text, entry.time, entry.moment, entry.parts) == (one.text, "2024", 5.5, 2)
+    assert (entry.text, entry.time, entry.timestamp, entry.parts) == (one.text, "2024", 5.5, 2)
     assert entry.bytes == len(one.text) + 2 * 4 * (2 * 3 + 4)
-    assert bank.ls()[0] == entry and bank.show("β \0").moment is None and len(bank) == 3
+    assert bank.ls()[0] == entry and bank.show("β \0").timestamp is None and len(bank) == 3
     assert bank.holds("a", one.text, "2024") and not bank.holds("a", one.text, None)
     assert bank.verify() == []
 
@@ -86,8 +86,8 @@ def test_the_same_again_does_nothing_and_something_else_replaces(bank: BankStore
 
 @pytest.mark.parametrize("compacted", [False, True])
 def test_forgotten_is_as_if_never_added(bank: BankStore, tmp_path: Path, compacted: bool) -> None:
-    kept = [document(name, 1 + place, moment=float(place)) for place, name in enumerate("abc")]
-    add(bank, kept[0], document("x", 2, moment=9.0), kept[1], kept[2], document("y", 1))
+    kept = [document(name, 1 + place, timestamp=float(place)) for place, name in enumerate("abc")]
+    add(bank, kept[0], document("x", 2, timestamp=9.0), kept[1], kept[2], document("y", 1))
     bank.forget("x")
     bank.forget("y")
     if compacted:
@@ -102,7 +102,7 @@ def test_forgotten_is_as_if_never_added(bank: BankStore, tmp_path: Path, compact
 
 
 def test_expired_are_those_of_moments_before(bank: BankStore) -> None:
-    add(bank, document("a", moment=3.0), document("b"), document("c", moment=1.0), document("d", moment=2.0))
+    add(bank, document("a", timestamp=3.0), document("b"), document("c", timestamp=1.0), document("d", timestamp=2.0))
     assert bank.expire(3.0) == ["c", "d"] and bank.expire(3.0) == []
     assert [entry.id for entry in bank.ls()] == ["a", "b"]
 
@@ -180,11 +180,11 @@ def test_float16_is_given_back_as_kept(tmp_path: Path) -> None:
 
 
 def test_modulations_are_selected_and_joined(bank: BankStore) -> None:
-    add(bank, document("a", 2), document("b", 3, moment=4.0))
+    add(bank, document("a", 2), document("b", 3, timestamp=4.0))
     held = bank.matrices()
     chosen = held.select(torch.tensor([4, 0]))
     assert chosen.owner.tolist() == [1, 0] and chosen.ids == held.ids
-    assert torch.equal(chosen.vectors, held.vectors[[4, 0]]) and chosen.moments[0] == 4
+    assert torch.equal(chosen.vectors, held.vectors[[4, 0]]) and chosen.timestamps[0] == 4
     last = held.select(held.owner == 1)
     joined = Modulations.cat([Modulations.empty(2, 3, 4), last, held.select(held.owner == 0)])
     assert joined.ids == ["a", "b"] and joined.owner.tolist() == [1, 1, 1, 0, 0]

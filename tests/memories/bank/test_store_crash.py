@@ -32,9 +32,9 @@ FACTS = Facts(vectors=2, width=3, key_width=4, networks="first")
 def document(name: str, version: int, parts: int = 1) -> Addition:
     """What an id's version is made of; every number of it says which it is."""
     value = float(sum(name.encode()) * 100 + version)
-    moment = None if version == 0 else float(version)
+    timestamp = None if version == 0 else float(version)
     vectors, keys = torch.full((parts, 2, 3), value), torch.full((parts, 4), -value)
-    return Addition(name, f"{name} {version} {parts}", None, moment, vectors, keys)
+    return Addition(name, f"{name} {version} {parts}", None, timestamp, vectors, keys)
 
 
 # ------------------------------------------------------------------------------------------------------------ crashes
@@ -166,7 +166,7 @@ class AgainstADict(RuleBasedStateMachine):
 
     @rule(before=versions)
     def expire(self, before: int) -> None:
-        gone = [key for key, one in self.model.items() if one.moment is not None and one.moment < before]
+        gone = [key for key, one in self.model.items() if one.timestamp is not None and one.timestamp < before]
         kept = {key: one for key, one in self.model.items() if key not in gone}
         assert self.do(lambda: self.bank.expire(before), kept) in (gone, None)
 
@@ -184,7 +184,7 @@ class AgainstADict(RuleBasedStateMachine):
     @staticmethod
     def said(model: dict[str, Addition]) -> list[Any]:
         return [
-            (one.id, one.text, one.moment, one.vectors.flatten().tolist(), one.keys.flatten().tolist())
+            (one.id, one.text, one.timestamp, one.vectors.flatten().tolist(), one.keys.flatten().tolist())
             for one in model.values()
         ]
 
@@ -195,9 +195,11 @@ class AgainstADict(RuleBasedStateMachine):
         for place, entry in enumerate(entries):
             own = parts.select(parts.owner == place)
             assert len(own.owner) == entry.parts
-            assert all(moment == (entry.moment or moment) for moment in own.moments.nan_to_num(0).tolist())
+            assert all(
+                timestamp == (entry.timestamp or timestamp) for timestamp in own.timestamps.nan_to_num(0).tolist()
+            )
             vectors, keys = own.vectors.flatten().tolist(), own.keys.flatten().tolist()
-            found.append((entry.id, entry.text, entry.moment, vectors, keys))
+            found.append((entry.id, entry.text, entry.timestamp, vectors, keys))
         return found
 
     @invariant()
@@ -358,7 +360,7 @@ def test_killed_a_process_has_kept_what_it_said(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    moments = random.Random(0)
+    timestamps = random.Random(0)
     for turn in range(10):
         folder = tmp_path / str(turn)
         BankStore.create(folder, FACTS).close()
@@ -372,8 +374,8 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
                 os._exit(1)
         os.close(writing)
         with os.fdopen(reading) as pipe:
-            lines = [pipe.readline() for _ in range(moments.randrange(10))]
-            time.sleep(moments.uniform(0, 0.02))
+            lines = [pipe.readline() for _ in range(timestamps.randrange(10))]
+            time.sleep(timestamps.uniform(0, 0.02))
             os.kill(child, signal.SIGKILL)
             lines += pipe.readlines()
         _, status = os.waitpid(child, 0)

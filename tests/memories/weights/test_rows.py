@@ -10,7 +10,7 @@ from torch import Tensor
 
 from driftlm import DriftError, Step, WeightMemory, Windows, read_stream
 from driftlm.memories.base import Counts, Event
-from driftlm.memories.weights.rows import PriorRows, WeightRows
+from driftlm.memories.weights.rows import StaticRows, WeightRows
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, split
 from tests.support.build import nats_of, numbers, reads_numbers, spelled, weight_memory
@@ -142,7 +142,7 @@ def test_a_row_that_was_reset_is_as_new(window: str) -> None:
 @pytest.mark.parametrize(("family", "window"), [("gpt2", "overlapping"), ("gemma", "cached")])
 def test_the_static_model_reads_beside_them(family: str, window: str) -> None:
     memory = memory_of(family, window)
-    rows = PriorRows(memory, 2)
+    rows = StaticRows(memory, 2)
     windows = [list(split("d", *numbers(one.text), rows.windows)) for one in (DOCUMENTS[0], DOCUMENTS[3])]
     found = []
     for now in zip(*windows, strict=False):

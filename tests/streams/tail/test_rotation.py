@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from driftlm import Document, DriftError
-from driftlm.streams.tail.offsets import Place
-from driftlm.streams.tail.sources import Following, Growing
+from driftlm.streams.tail.offsets import Offset
+from driftlm.streams.tail.sources import Growing, Tail
 from tests.streams.tail.test_sources import append, line, looked
 
 
@@ -33,14 +33,14 @@ def test_a_rotated_file_is_read_to_its_end_and_then_the_new_one(tmp_path: Path, 
     source.close()
 
 
-def interrupted(feed: Path, count: int) -> tuple[list[Document], Place]:
+def interrupted(feed: Path, count: int) -> tuple[list[Document], Offset]:
     """The first documents of a feed, and how far it was read."""
-    source, came = Following([str(feed)], idle=0, piece=1024), list[Document]()
+    source, came = Tail([str(feed)], idle=0, piece=1024), list[Document]()
     for document in source:
         came.append(document)
         if len(came) == count:
             break
-    return came, source.place
+    return came, source.offset
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
@@ -51,50 +51,50 @@ def test_what_was_rotated_while_nobody_looked_is_read_to_its_end(
     monkeypatch.chdir(tmp_path)
     feed, said = Path("feed.jsonl"), list[str]()
     feed.write_text(line(text="one") + line(text="two " * 1000) + line(text="three"))  # the second in four pieces
-    first, place = interrupted(feed, stop)
+    first, offset = interrupted(feed, stop)
     append(feed, line(text="late"))
-    whole = list(Following([str(feed)], idle=0, piece=1024))  # as if it had stayed
+    whole = list(Tail([str(feed)], idle=0, piece=1024))  # as if it had stayed
     assert len(whole) == 7
     feed.rename("feed-2024.jsonl")
     Path("feed.jsonl.1").write_text(line(text="another") * 90)
     if replaced:
         feed.write_text(line(text="new"))
-    source = Following([str(feed)], idle=0, piece=1024, places=[place], say=said.append)
+    source = Tail([str(feed)], idle=0, piece=1024, offsets=[offset], say=said.append)
     rest = list(source)
     assert [one for one in (*first, *rest) if one.text != "new"] == whole
-    assert [one.text for one in rest].count("new") == replaced and source.place.file == str(feed)
+    assert [one.text for one in rest].count("new") == replaced and source.offset.file == str(feed)
     assert "feed.jsonl was moved to feed-2024.jsonl, whose rest is read first" in said[0]
     assert len(said) == 1 + replaced
-    again = Following([str(feed)], idle=0, piece=1024, places=[source.place])
+    again = Tail([str(feed)], idle=0, piece=1024, offsets=[source.offset])
     assert list(again) == []
 
 
 def test_a_refusal_names_the_rotated_file_and_text_ends_with_it(tmp_path: Path, quick: None) -> None:
     log = tmp_path / "log"
     log.write_text("one\n\ntwo")
-    first, place = interrupted(log, 1)
+    first, offset = interrupted(log, 1)
     append(log, " and three")
     log.rename(tmp_path / "log.1")
     log.write_text("four\n\n")
-    rest = list(Following([str(log)], idle=0, places=[place]))
+    rest = list(Tail([str(log)], idle=0, offsets=[offset]))
     assert [one.text for one in (*first, *rest)] == ["one\n", "two and three", "four\n"]
     append(tmp_path / "log.1", b"\n\nnot \xff\n\n")
     with pytest.raises(DriftError, match=r"log\.1: not UTF-8 at byte offset"):
-        list(Following([str(log)], idle=0, places=[place]))
+        list(Tail([str(log)], idle=0, offsets=[offset]))
 
 
 @pytest.mark.parametrize("how", ["renamed otherwise", "shorter", "no line ends there"])
 def test_another_file_is_not_taken_for_the_rotated_one(how: str, tmp_path: Path, quick: None) -> None:
     feed, said = tmp_path / "feed.jsonl", list[str]()
     feed.write_text("".join(line(text=text) for text in ("one", "two", "three")))
-    _, place = interrupted(feed, 3)
+    _, offset = interrupted(feed, 3)
     append(feed, line(text="late"))
     old = tmp_path / ("other.jsonl" if how == "renamed otherwise" else "feed.jsonl.1")
     feed.rename(old)
     if how == "shorter":
-        os.truncate(old, place.start)
+        os.truncate(old, offset.start)
     elif how == "no line ends there":
         old.write_text("x" * 200 + "\n")  # the same file, written anew
     feed.write_text(line(text="new"))
-    again = Following([str(feed)], idle=0, places=[place], say=said.append)
+    again = Tail([str(feed)], idle=0, offsets=[offset], say=said.append)
     assert [one.text for one in again] == ["new"] and "what came into the old one since is not read" in said[0]

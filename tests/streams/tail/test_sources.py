@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from driftlm import Document, DriftError
 from driftlm.streams.documents import read_documents
-from driftlm.streams.tail.offsets import Followed, Place
+from driftlm.streams.tail.offsets import Offset, Offsets
 from driftlm.streams.tail.parsing import BLOCK
-from driftlm.streams.tail.sources import Following, Growing, ended_by_signals
+from driftlm.streams.tail.sources import Growing, Tail, ended_by_signals
 from tests.support.running import QUICK, checkpoints, driftlm, ending, finish, refused, start, tiny_model, words
 
 Capture = pytest.CaptureFixture[str]
@@ -55,7 +55,7 @@ def test_lines_come_whole_whatever_is_written_at_a_time(tmp_path: Path, quick: N
 
     writer = threading.Thread(target=write)
     writer.start()
-    came = list(Following([str(feed)], idle=0.5))
+    came = list(Tail([str(feed)], idle=0.5))
     writer.join()
     assert [one.text for one in came] == texts and [one.time for one in came] == [str(n) for n in range(40)]
     starts = [0, *(match.end() for match in re.finditer(rb"\n", raw))][:40]
@@ -107,10 +107,10 @@ def test_paragraphs_do_not_depend_on_when_they_are_looked_at(
 def test_a_line_that_has_not_ended_waits_and_is_named(tmp_path: Path, quick: None) -> None:
     feed, said = tmp_path / "feed.jsonl", list[str]()
     feed.write_text(line(id="a", text="one") + '{"id": "b", "te')
-    assert [one.id for one in Following([str(feed)], idle=0, say=said.append)] == ["a"]
+    assert [one.id for one in Tail([str(feed)], idle=0, say=said.append)] == ["a"]
     assert said == [f"{feed}: the last 15 bytes are not read, as their line has not ended"]
     append(feed, 'xt": "two"}\n\n')
-    assert [one.id for one in Following([str(feed)], idle=0)] == ["a", "b"]
+    assert [one.id for one in Tail([str(feed)], idle=0)] == ["a", "b"]
 
 
 def test_a_line_that_is_none_is_refused_where_it_stands(tmp_path: Path, quick: None) -> None:
@@ -118,9 +118,9 @@ def test_a_line_that_is_none_is_refused_where_it_stands(tmp_path: Path, quick: N
     feed.write_text(line(text="é") + "{oops}\n")
     log.write_bytes(b"fine\n\nnot \xff\n\n")
     with pytest.raises(DriftError, match=f"feed.jsonl, byte {len(line(text='é').encode())}, column 2: not valid JSON"):
-        list(Following([str(feed)], idle=0))
+        list(Tail([str(feed)], idle=0))
     with pytest.raises(DriftError, match="log: not UTF-8 at byte offset 10;"):
-        list(Following([str(log)], idle=0))
+        list(Tail([str(log)], idle=0))
     for sources, part in (
         ([str(tmp_path / "nothing")], "no such file or folder"),
         (["dataset:squad"], "does not grow"),
@@ -129,29 +129,29 @@ def test_a_line_that_is_none_is_refused_where_it_stands(tmp_path: Path, quick: N
         ([str(log), str(log)], "given twice"),
     ):
         with pytest.raises(DriftError, match=part):
-            Following(sources)
+            Tail(sources)
     with pytest.raises(DriftError, match="--piece"):
-        Following([str(log)], piece=3)
+        Tail([str(log)], piece=3)
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_from_a_place_it_goes_on_behind_what_was_given(stop: int, tmp_path: Path, quick: None) -> None:
     feed = tmp_path / "feed.jsonl"
     feed.write_text(line(text="one") + line(text="two " * 1000) + line(text="three"))  # the second in four pieces
-    whole = list(Following([str(feed)], idle=0, piece=1024))
+    whole = list(Tail([str(feed)], idle=0, piece=1024))
     assert len(whole) == 6
-    first, place = list[Document](), Place("", "", 0, 0)
-    source = Following([str(feed)], idle=0, piece=1024)
+    first, offset = list[Document](), Offset("", "", 0, 0)
+    source = Tail([str(feed)], idle=0, piece=1024)
     for document in source:
-        first, place = [*first, document], source.place
+        first, offset = [*first, document], source.offset
         if len(first) == stop:
             break
-    rest = list(Following([str(feed)], idle=0, piece=1024, places=[place]))
+    rest = list(Tail([str(feed)], idle=0, piece=1024, offsets=[offset]))
     assert first + rest == whole
     said = list[str]()
     (other := tmp_path / "other").write_text(line(text="new") * 90)
     other.rename(feed)
-    again = Following([str(feed)], idle=0, places=[place], say=said.append)
+    again = Tail([str(feed)], idle=0, offsets=[offset], say=said.append)
     assert {one.text for one in again} == {"new"} and "another file than before" in said[0]
     assert "what came into the old one since is not read" in said[0]
 
@@ -161,22 +161,22 @@ def test_a_signal_ends_it_behind_the_document_that_is_read(number: int, tmp_path
     feed = tmp_path / "feed.jsonl"
     feed.write_text(line(text="one") + line(text="two"))
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    following, seen = Following([str(feed)]), list[str]()
-    with ended_by_signals(following):
-        for document in following:
+    tail, seen = Tail([str(feed)]), list[str]()
+    with ended_by_signals(tail):
+        for document in tail:
             os.kill(os.getpid(), number)
             seen.append(document.text)
     assert seen == ["one"]
 
     def twice() -> None:
-        with ended_by_signals(following):
+        with ended_by_signals(tail):
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt):  # a second one does not wait
         twice()
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    ending_soon = Following([str(feed)])
+    ending_soon = Tail([str(feed)])
     with ended_by_signals(ending_soon):
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
         assert len(list(ending_soon)) == 2
@@ -186,38 +186,38 @@ def test_a_signal_ends_it_behind_the_document_that_is_read(number: int, tmp_path
 
 
 def test_a_file_of_a_folder_comes_when_its_writer_is_done(tmp_path: Path, quick: None) -> None:
-    place, said = tmp_path / "feed", list[str]()
-    (place / "deep").mkdir(parents=True)
-    (place / "b.txt").write_text("there already")
-    (place / "a.txt").write_text("there as well")
-    os.utime(place / "a.txt", (2e9, 2e9))  # changed last
-    (place / "empty.txt").write_text("")
-    (place / "note.md").write_text("no text of a feed")
+    offset, said = tmp_path / "feed", list[str]()
+    (offset / "deep").mkdir(parents=True)
+    (offset / "b.txt").write_text("there already")
+    (offset / "a.txt").write_text("there as well")
+    os.utime(offset / "a.txt", (2e9, 2e9))  # changed last
+    (offset / "empty.txt").write_text("")
+    (offset / "note.md").write_text("no text of a feed")
 
     def write() -> None:
         for _ in range(12):  # slowly, over twice the time in which a file settles
-            append(place / "slow.txt", "rain ")
-            append(place / ".hidden.txt", "sun ")
+            append(offset / "slow.txt", "rain ")
+            append(offset / ".hidden.txt", "sun ")
             time.sleep(0.03)
-        (place / ".hidden.txt").rename(place / "deep" / "whole.txt")
-        (place / "last.jsonl").write_text(line(id="x", text="one") + line(text="two"))
+        (offset / ".hidden.txt").rename(offset / "deep" / "whole.txt")
+        (offset / "last.jsonl").write_text(line(id="x", text="one") + line(text="two"))
         time.sleep(0.5)
-        append(place / "a.txt", "!")
+        append(offset / "a.txt", "!")
 
     writer = threading.Thread(target=write)
     writer.start()
-    came = list(Following([str(place)], idle=0.8, say=said.append))
+    came = list(Tail([str(offset)], idle=0.8, say=said.append))
     writer.join()
     assert [one.text for one in came[:2]] == ["there already", "there as well"]
     assert sorted(one.text for one in came[2:]) == ["one", "rain " * 12, "sun " * 12, "two"]
     assert sorted(came, key=str) == sorted(
         [
-            *read_documents([str(p) for p in (*place.glob("[bsl]*.*"), place / "deep")]),
-            Document(str(place / "a.txt"), "there as well"),
+            *read_documents([str(p) for p in (*offset.glob("[bsl]*.*"), offset / "deep")]),
+            Document(str(offset / "a.txt"), "there as well"),
         ],
         key=str,
     )
-    assert said == [f"{place / 'a.txt'} changed after it was read; it is not read again"]
+    assert said == [f"{offset / 'a.txt'} changed after it was read; it is not read again"]
 
 
 # --------------------------------------------------------------------------------- runs, killed, stopped, gone on with
@@ -301,44 +301,44 @@ def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
 
 
 def test_a_home_reads_nothing_twice(tmp_path: Path, capsys: Capture, quick: None) -> None:
-    home, feed, place = tmp_path / "home", tmp_path / "feed.jsonl", tmp_path / "texts"
+    home, feed, offset = tmp_path / "home", tmp_path / "feed.jsonl", tmp_path / "texts"
     grid = ["--window", "cached", "--context", 32, "--stride", 16, "--threads", 1, "--learn", "none"]
     assert driftlm(capsys, "home", "new", home, "--model", tiny_model(tmp_path), *grid, "--sources", "bm25").code == 0
-    place.mkdir()
-    (place / "a.txt").write_text("the sea")
+    offset.mkdir()
+    (offset / "a.txt").write_text("the sea")
     feed.write_text(line(id="x", text="one") + line(id="x", text="two") + line(text="red ring"))
 
     def follow() -> list[str]:
-        done = driftlm(capsys, "home", "read", home, feed, place, "--follow", "--idle", "0", "--json")
+        done = driftlm(capsys, "home", "read", home, feed, offset, "--follow", "--idle", "0", "--json")
         assert done.code == 0, done.err
         return [json.loads(one)["id"] for one in done.out.splitlines()]
 
     first = follow()
-    assert first[:2] == ["x", "x"] and first[2].startswith(f"{feed}:") and first[3] == str(place / "a.txt")
+    assert first[:2] == ["x", "x"] and first[2].startswith(f"{feed}:") and first[3] == str(offset / "a.txt")
     assert follow() == []
     assert driftlm(capsys, "home", "forget", home, "x").code == 0
     append(feed, line(id="y", text="three"))
-    (place / "a.txt").write_text("the red sea")
-    assert follow() == ["y", str(place / "a.txt")]  # what was forgotten stays so, what changed is a newer version
+    (offset / "a.txt").write_text("the red sea")
+    assert follow() == ["y", str(offset / "a.txt")]  # what was forgotten stays so, what changed is a newer version
     assert follow() == []
     listed = driftlm(capsys, "home", "ls", home, "--json").summary["documents"]
-    assert [one["id"] for one in listed] == [first[2], str(place / "a.txt"), "y", str(place / "a.txt")]
+    assert [one["id"] for one in listed] == [first[2], str(offset / "a.txt"), "y", str(offset / "a.txt")]
     assert driftlm(capsys, "snapshot", "verify", home).code == 0
     assert len((home / "followed.jsonl").read_text().splitlines()) == 2  # a line a file
     refused(driftlm(capsys, "home", "read", home, feed, "--idle", "3"), "--idle was 3.0", "--follow")
 
 
 def test_a_torn_line_counts_as_never_written_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    kept = Followed(tmp_path / "followed.jsonl", texts=True)
+    kept = Offsets(tmp_path / "followed.jsonl", texts=True)
     for number in range(2):
-        kept.add(Document(str(number), "é"), Place("a", "7", number, 1))
+        kept.add(Document(str(number), "é"), Offset("a", "7", number, 1))
     kept.write()
     append(kept.path, b'{"file": "a", "ma')
-    again = Followed(kept.path, texts=True)
-    assert [one.id for one in again.documents()] == ["0", "1"] and again.places["a"].start == 1
-    again.add(Document("2", "two"), Place("a", "7", 2, 1))
+    again = Offsets(kept.path, texts=True)
+    assert [one.id for one in again.documents()] == ["0", "1"] and again.offsets["a"].start == 1
+    again.add(Document("2", "two"), Offset("a", "7", 2, 1))
     again.write()
-    assert [one.id for one in Followed(kept.path, texts=True).documents()] == ["0", "1", "2"]
+    assert [one.id for one in Offsets(kept.path, texts=True).documents()] == ["0", "1", "2"]
     append(kept.path, b'{"file": "a"}\n')
     with pytest.raises(DriftError, match="followed.jsonl is damaged at byte"):
-        Followed(kept.path, texts=True)
+        Offsets(kept.path, texts=True)
