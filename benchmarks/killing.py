@@ -27,10 +27,10 @@ from driftlm.homes.home import Home
 from driftlm.homes.verifying import verify
 from driftlm.memories.base import State
 from driftlm.memories.build import begin, memory_for
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 
-SETTINGS = HomeSettings(
+SETTINGS = MemorySettings(
     Windows("overlapping", 128, 64),
     Learning("lora", rank=2, rule="sgd", learning_rate=0.01),
     ("bm25",),

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 
 
-def arguments_of(folder: Path, settings: HomeSettings, threads: int, *more: str) -> list[str]:
+def arguments_of(folder: Path, settings: MemorySettings, threads: int, *more: str) -> list[str]:
     """What `driftlm` serves homes in a folder by."""
     windows, learning = settings.windows, settings.learning
     command = ["serve", "--home-folder", str(folder), "--port", "0", "--threads", str(threads), "--compare", "none"]
@@ -56,7 +56,7 @@ def address_in(text: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def started(folder: Path, settings: HomeSettings, threads: int, *more: str) -> tuple[subprocess.Popen[str], Any]:
+def started(folder: Path, settings: MemorySettings, threads: int, *more: str) -> tuple[subprocess.Popen[str], Any]:
     """A server as it is started by hand, and where it listens."""
     command = [sys.executable, "-m", "driftlm", *arguments_of(folder, settings, threads, *more)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -41,7 +41,7 @@ from benchmarks.killing import killed
 from benchmarks.served import Client, started
 from driftlm import Learning, Windows, __version__, load
 from driftlm.homes.home import Home
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.streams.facts import facts
 from driftlm.studies.running import machine
 
@@ -72,7 +72,7 @@ def told(beginning: str, seed: int) -> dict[str, Any]:
 
 def beside(place: Path, threads: int, documents: int, rounds: int) -> dict[str, Any]:
     """The same answers through the server and in process, milliseconds."""
-    settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
+    settings = MemorySettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
     stream, seen = facts(documents, seed=2), Counter[int]()
     seconds: dict[str, list[float]] = {"in process": [], "through the server": []}
     process, address = started(place / "beside", settings, threads)
@@ -110,7 +110,7 @@ def homes(
     place: Path, threads: int, documents: int, *more: str
 ) -> tuple[Any, Any, dict[str, str], dict[str, list[str]]]:
     """A server of the four, each of which has read; its process and address, their tokens and questions."""
-    settings = HomeSettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
+    settings = MemorySettings(GRID, Learning("none"), ("bank", "bm25"), compare="none")
     tokens = {tenant: f"{tenant}-0123456789abcdef" for tenant in TENANTS}
     place.mkdir()
     (place / "tokens").write_text("".join(f"{tenant} {token}\n" for tenant, token in tokens.items()))

@@ -105,12 +105,12 @@ def sent() -> tuple[dict[str, Any], dict[str, str]]:
 
     from driftlm import Windows, load
     from driftlm.homes.tenants import Tenants
-    from driftlm.memories.settings import HomeSettings
+    from driftlm.memories.settings import MemorySettings
     from driftlm.memories.weights.learning import FROZEN
     from driftlm.serving.app import application
     from driftlm.serving.engine import Engine
 
-    settings = HomeSettings(Windows("overlapping", 128, 64), FROZEN, ("bank",))
+    settings = MemorySettings(Windows("overlapping", 128, 64), FROZEN, ("bank",))
     with TemporaryDirectory() as folder, Engine(Tenants(folder, load(), settings), 8) as engine:
         client = TestClient(application(engine), base_url="http://localhost")
         answers = {}

@@ -54,10 +54,10 @@ def new(
     """
     from driftlm.homes.home import Home
     from driftlm.homes.opening import loaded_for_new
-    from driftlm.memories.settings import HomeSettings
+    from driftlm.memories.settings import MemorySettings
 
     place = str(Path(networks).resolve()) if networks else ""
-    settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
+    settings = MemorySettings(windows, learning, sources, place, retrieved, budget, compare)
     model, machine = loaded_for_new(machine)
     with Home.create(home, model, settings, machine=machine) as made:
         return said({"home": home, "model": str(made.facts["model"]["name"])}, json)

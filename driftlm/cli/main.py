@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -188,6 +189,8 @@ VERBS = {
     "serve": serve,
     "doctor": doctor,
 }
+SETTING = re.compile(r"`\w+\.(?!jsonl?`|py`|sqlite`)([a-z_]+)`")  # a field of settings, and no name of a file
+FLAGS = {"start_from": "from", "kind": "as", "way": "aggregation"}  # fields whose flags have other names
 GROUPS = {  # verbs of verbs
     "bank": BANK_VERBS,
     "train": TRAIN_VERBS,
@@ -244,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a reader that has gone away is no error
     except DriftError as error:
-        print(f"driftlm: {error}", file=sys.stderr)
+        print(f"driftlm: {in_flags(str(error))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("driftlm: stopped", file=sys.stderr)
@@ -258,6 +261,20 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"driftlm: the system refused: {error.strerror}{place}; mend that, then {then}.", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def in_flags(sentence: str) -> str:
+    """An error that names settings by their fields, with the flags of the command line in their place.
+
+    Example:
+        >>> in_flags("`Learning.rank` was 0; give at least 1, or go on from a folder with `Stream.start_from`.")
+        '--rank was 0; give at least 1, or go on from a folder with --from.'
+    """
+
+    def flag(setting: re.Match[str]) -> str:
+        return "--" + FLAGS.get(setting[1], setting[1]).replace("_", "-")
+
+    return SETTING.sub(flag, sentence)
 
 
 def resumes(arguments: list[str]) -> bool:

@@ -82,12 +82,12 @@ def serve(
     from driftlm.homes.identity import locked
     from driftlm.homes.opening import loaded_for_new
     from driftlm.homes.tenants import HOMES, Tenants
-    from driftlm.memories.settings import HomeSettings
+    from driftlm.memories.settings import MemorySettings
     from driftlm.serving.app import application
     from driftlm.serving.engine import Engine
 
     place = str(Path(networks).resolve()) if networks else ""
-    settings = HomeSettings(windows, learning, sources, place, retrieved, budget, compare)
+    settings = MemorySettings(windows, learning, sources, place, retrieved, budget, compare)
     with bound(host, port) as sockets:
         if Path(home_folder).is_dir():
             os.close(locked(Path(home_folder), HOMES))  # refused before the model is loaded

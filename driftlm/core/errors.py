@@ -4,7 +4,8 @@
 class DriftError(Exception):
     """A bad input or setting, in one sentence: what was given, what was expected, what to do.
 
-    The command line prints the sentence on stderr and exits with status 2; programs catch it.
+    A setting is named by its field, as in `Learning.rank`; the command line says the flag in its place. It
+    prints the sentence on stderr and exits with status 2; programs catch it.
     """
 
 

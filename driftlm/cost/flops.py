@@ -117,7 +117,9 @@ def formula_by(memory: WeightMemory, measure: Measure, step: int) -> Formula:
         DriftError: for a model or a setting whose products are unknown.
     """
     if memory.learning.salience == "camels":
-        raise DriftError("--salience camels reads with a network of its own, whose operations are not counted here.")
+        raise DriftError(
+            "`Learning.salience` camels reads with a network of its own, whose operations are not counted here."
+        )
     body, head = [Cost(), Cost()], [Cost(), Cost()]
     for product in products_of(memory):
         part = head if product.rows == "new" else body
@@ -148,7 +150,9 @@ def step_of(learning: Learning) -> int:
         4
     """
     if learning.rule not in STEPS:
-        raise DriftError(f"--rule {learning.rule} is another package's, whose operations are not counted here.")
+        raise DriftError(
+            f"`Learning.rule` {learning.rule} is another package's, whose operations are not counted here."
+        )
     momentum = 2 if learning.rule == "sgd" and learning.momentum else 0
     pull = 3 if learning.rule == "rms" and learning.decay else 0
     mean = 1 if learning.cadence == "accumulate" and learning.every > 1 else 0

@@ -79,7 +79,7 @@ def step_of(learning: Learning) -> int:
         5
     """
     if learning.rule not in STEPS:
-        raise DriftError(f"--rule {learning.rule} is another package's, whose bytes are not counted here.")
+        raise DriftError(f"`Learning.rule` {learning.rule} is another package's, whose bytes are not counted here.")
     momentum = 2 if learning.rule == "sgd" and learning.momentum else 0  # the velocity, both ways
     pull = 2 if learning.rule == "rms" and learning.decay else 0  # the prior and how strongly it pulls
     mean = 2 if learning.cadence == "accumulate" and learning.every > 1 else 0  # the gradient, both ways

@@ -78,18 +78,26 @@ def parts_of(name: str) -> list[str]:
     """
     parts = name.split("+")
     if not all(parts):
-        raise DriftError(f"--memories named {name!r}, where a + joins nothing; leave it out, or name what it joins.")
+        raise DriftError(
+            f"`QuestionStudy.memories` named {name!r}, where a + joins nothing; leave it out, or name what it joins."
+        )
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
-        raise DriftError(f"--memories named {unknown[0]!r}; give some of {', '.join(PARTS)}, or several joined by +.")
+        raise DriftError(
+            f"`QuestionStudy.memories` named {unknown[0]!r}; give some of {', '.join(PARTS)}, or several joined by +."
+        )
     if (most := Counter(parts).most_common(1)[0])[1] > 1:
-        raise DriftError(f"--memories named {name}, which has {most[0]} twice; name it once.")
+        raise DriftError(f"`QuestionStudy.memories` named {name}, which has {most[0]} twice; name it once.")
     if NOTHING in parts and len(parts) > 1:
-        raise DriftError(f"--memories named {name}, but {NOTHING} is the model without a memory; leave it out there.")
+        raise DriftError(
+            f"`QuestionStudy.memories` named {name}, but {NOTHING} is the model without a memory; leave it out there."
+        )
     for several, what in EXCLUSIVE:
         clash = [part for part in parts if part in several]
         if len(clash) > 1:
-            raise DriftError(f"--memories named {name}, of which {' and '.join(clash)} {what}; keep one of them.")
+            raise DriftError(
+                f"`QuestionStudy.memories` named {name}, of which {' and '.join(clash)} {what}; keep one of them."
+            )
     return parts
 
 
@@ -112,9 +120,11 @@ def checked(names: Sequence[str]) -> list[str]:
     """
     found = [name for several in names for name in several.replace(",", " ").split()]
     if not found:
-        raise DriftError(f"--memories was empty; give some of {', '.join(PARTS)}, or several joined by +.")
+        raise DriftError(
+            f"`QuestionStudy.memories` was empty; give some of {', '.join(PARTS)}, or several joined by +."
+        )
     if (most := Counter(found).most_common(1)[0])[1] > 1:
-        raise DriftError(f"--memories named {most[0]} twice; name it once.")
+        raise DriftError(f"`QuestionStudy.memories` named {most[0]} twice; name it once.")
     for name in found:
         parts_of(name)
     return found

@@ -50,29 +50,32 @@ def studied(
     Raises:
         DriftError: for a stream or networks that cannot be read, or settings that make no sense.
     """
-    counts = {"documents": documents, "sweep-documents": sweep_documents, "retrieved": retrieved, "budget": budget}
+    counts = {"documents": documents, "sweep_documents": sweep_documents, "retrieved": retrieved, "budget": budget}
     for name, count in counts.items():
         if count < 1:
-            raise DriftError(f"--{name} was {count}; give at least 1.")
+            raise DriftError(f"`QuestionStudy.{name}` was {count}; give at least 1.")
     if questions < 0:
-        raise DriftError(f"--questions was {questions}; give at most how many to ask, or 0 for all.")
+        raise DriftError(f"`QuestionStudy.questions` was {questions}; give at most how many to ask, or 0 for all.")
     if learning_rate is not None and learning_rate <= 0:
-        raise DriftError(f"--learning-rate was {learning_rate}; give a number above 0.")
+        raise DriftError(f"`QuestionStudy.learning_rate` was {learning_rate}; give a number above 0.")
     if what not in OF_MEMORIES and memories != ("bank",):
-        raise DriftError(f"study {what} is about a bank alone; leave out --memories.")
+        raise DriftError(f"study {what} is about a bank alone; leave out `QuestionStudy.memories`.")
     if what not in ("qa", "retention") and out:
-        raise DriftError(f"study {what} writes no files; leave out --out.")
+        raise DriftError(f"study {what} writes no files; leave out `QuestionStudy.out`.")
     if what != "forgetting" and text:
-        raise DriftError(f"study {what} reads no text besides the stream; leave out --text.")
+        raise DriftError(f"study {what} reads no text besides the stream; leave out `QuestionStudy.text`.")
     if what == "bank" and aggregation != EXACT:
-        raise DriftError(f"study bank aggregates in every way; leave out --aggregation {aggregation.way}.")
+        raise DriftError(f"study bank aggregates in every way; leave out `Aggregation.way` {aggregation.way}.")
     if what != "bank" and len(networks) > 1:
-        raise DriftError(f"--networks named {len(networks)} folders; study {what} takes one, study bank several.")
+        raise DriftError(
+            f"`QuestionStudy.networks` named {len(networks)} folders; study {what} takes one, study bank several."
+        )
     names = checked(memories) if what in OF_MEMORIES else []
     parsed(encoder)
     if encoder != STATES and not any("dense" in parts_of(name) for name in names):
         raise DriftError(
-            f"--encoder was {encoder}, and no memory here has dense; add dense to --memories or leave it out."
+            f"`QuestionStudy.encoder` was {encoder}, and no memory here has dense; add dense to "
+            f"`QuestionStudy.memories` or leave it out."
         )
     chosen = questions_of(stream, min(documents, MEASURED) if what == "cost" else documents, seed)
     asked = sample(chosen.questions, questions, seed)

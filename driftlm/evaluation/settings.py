@@ -23,7 +23,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         if self.beams < 1:
-            raise DriftError(f"--beams was {self.beams}; give at least 1, which is greedy.")
+            raise DriftError(f"`Asking.beams` was {self.beams}; give at least 1, which is greedy.")
 
 
 GREEDY = Asking()

@@ -36,7 +36,8 @@ def refuse_without_rate(name: str, terms: Terms, validation: QuestionStream | No
         return
     if validation is None or not validation.questions:
         raise DriftError(
-            f"no questions are left to choose the learning rate of {name} on; give --learning-rate or fewer documents."
+            f"no questions are left to choose the learning rate of {name} on; give `QuestionStudy.learning_rate` or "
+            f"fewer documents."
         )
 
 

@@ -43,7 +43,7 @@ def add(
     if store is None or made is None:
         store, made = created(folder, machine, networks, half)
     if half and store.facts.dtype != "float16":
-        raise DriftError(f"--half was given, but the bank {folder} keeps float32 already; leave --half out.")
+        raise DriftError(f"`add.half` was given, but the bank {folder} keeps float32 already; leave `add.half` out.")
     with store:
         while some:
             yield taught(store, made, some)
@@ -123,7 +123,7 @@ def ask(
     if not questions or not all(question.strip() for question in questions):
         raise DriftError("a question is missing or empty; give it in quotes.")
     if longest < 1 or beams < 1:
-        raise DriftError(f"--tokens was {longest} and --beams {beams}; give at least 1 of each.")
+        raise DriftError(f"`ask.tokens` was {longest} and `ask.beams` {beams}; give at least 1 of each.")
     store, made = opened(folder, machine, networks)
     with store:
         bank, model = store.matrices(), made.language_model

@@ -65,11 +65,12 @@ def export(
             machine = replace(machine, model=machine.model or base)
             return export(Path(place) / "learned", to, kind, machine, windows, rank=rank, text=text, limit=limit)
     if machine.bits and kind != "peft":
-        raise DriftError(f"--bits {machine.bits} would round the weights that are exported; leave it out.")
+        raise DriftError(f"`Machine.bits` {machine.bits} would round the weights that are exported; leave it out.")
     held = formats.kind_of(source)
     if kind == "peft" and held not in ("lora", "dora"):
         raise DriftError(
-            f"{source} holds no adapter (--learn {held}); give --as low-rank for a LoRA near it, or --as huggingface."
+            f"{source} holds no adapter (`Learning.learn` {held}); give `export.kind` low-rank for a LoRA near it, or "
+            f"`export.kind` huggingface."
         )
     learning = Learning(learn=held) if kind == "peft" else FROZEN
     learned = formats.start_from(source, learning, machine)

@@ -37,7 +37,7 @@ from driftlm.memories.base import Answer
 from driftlm.memories.build import memory_for, networks_for
 from driftlm.memories.composed import ComposedMemory
 from driftlm.memories.loop import Step
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 from driftlm.storage.checked_json import write_sealed
@@ -72,7 +72,7 @@ class Home:
     Example (needs nothing but the installed package):
         >>> from tempfile import TemporaryDirectory
         >>> from driftlm import Learning, Windows, load
-        >>> settings = HomeSettings(Windows("cached", 64, 32), Learning(learning_rate=1e-3))
+        >>> settings = MemorySettings(Windows("cached", 64, 32), Learning(learning_rate=1e-3))
         >>> model, place = load(), TemporaryDirectory()
         >>> with Home.create(Path(place.name, "home"), model, settings) as home:
         ...     _ = home.snapshot("empty")
@@ -122,7 +122,7 @@ class Home:
         cls,
         folder: str | Path,
         language_model: LanguageModel,
-        settings: HomeSettings,
+        settings: MemorySettings,
         networks: BankNetworks | None = None,
         *,
         machine: Machine = Machine(),  # noqa: B008 - frozen
@@ -249,7 +249,9 @@ class Home:
         """
         self.refuse_unready()
         if not isinstance(self.memory, ComposedMemory):
-            raise DriftError(f"the home {self.folder} has no sources to answer from; make one with --sources.")
+            raise DriftError(
+                f"the home {self.folder} has no sources to answer from; make one with `MemorySettings.sources`."
+            )
         return self.memory.answer(question)
 
     # ---- states -----------------------------------------------------------------------------------------------------

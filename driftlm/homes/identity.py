@@ -10,7 +10,7 @@ from typing import Any
 from driftlm.core.errors import DriftError
 from driftlm.homes.journal import Journal
 from driftlm.homes.states import Held
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
 from driftlm.models.loading import LanguageModel
 from driftlm.storage.checked_json import read_sealed
@@ -32,12 +32,12 @@ def described(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def settings_of(facts: Mapping[str, Any]) -> HomeSettings:
+def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
     """The settings in what `described` gives."""
     held = facts["settings"]
     try:
         parts = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
-        return HomeSettings(**{**held, **parts, "sources": tuple(held["sources"])})
+        return MemorySettings(**{**held, **parts, "sources": tuple(held["sources"])})
     except (KeyError, TypeError) as error:
         raise DriftError("home.json holds settings that this driftlm does not know; update driftlm.") from error
 

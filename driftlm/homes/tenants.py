@@ -14,7 +14,7 @@ from driftlm.homes.home import Home
 from driftlm.homes.identity import locked
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.build import networks_for
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 
@@ -47,7 +47,7 @@ class Tenants:
     Example (needs nothing but the installed package):
         >>> from tempfile import TemporaryDirectory
         >>> from driftlm import Document, Learning, Windows, load
-        >>> settings = HomeSettings(Windows("cached", 64, 32), Learning("lora", rank=1))
+        >>> settings = MemorySettings(Windows("cached", 64, 32), Learning("lora", rank=1))
         >>> with TemporaryDirectory() as folder, Tenants(folder, load(), settings, most_in_memory=1) as tenants:
         ...     with tenants.using("ada") as home:
         ...         _ = home.read(Document("a", "It was a dark and stormy night."))
@@ -62,7 +62,7 @@ class Tenants:
         self,
         folder: str | Path,
         language_model: LanguageModel,
-        settings: HomeSettings,
+        settings: MemorySettings,
         most_in_memory: int = 8,
         networks: BankNetworks | None = None,
         machine: Machine = Machine(),  # noqa: B008 - frozen

@@ -9,7 +9,7 @@ from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.dense import DenseIndex
 from driftlm.memories.context.encoders import StatesOfModel
 from driftlm.memories.context.source import Index, RetrievalSource
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.mixture import MixtureMemory, learner, memory_in_weights
 from driftlm.models.loading import LanguageModel
@@ -17,12 +17,12 @@ from driftlm.models.loading import LanguageModel
 Living = WeightMemory | MixtureMemory | ComposedMemory
 
 
-def networks_for(settings: HomeSettings, language_model: LanguageModel) -> BankNetworks | None:
+def networks_for(settings: MemorySettings, language_model: LanguageModel) -> BankNetworks | None:
     """The bank's networks around a model, None where no bank is asked for; several homes can share them."""
     return load_networks(settings.networks or None, language_model) if "bank" in settings.sources else None
 
 
-def memory_for(settings: HomeSettings, language_model: LanguageModel, networks: BankNetworks | None) -> Living:
+def memory_for(settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Living:
     """A memory of its own on a model that is never changed: they share every tensor but those that learn."""
     learning = settings.learning
     if learning.rule == "mixture" or learning.learn == "none":  # these leave the model as it is
@@ -34,7 +34,7 @@ def memory_for(settings: HomeSettings, language_model: LanguageModel, networks: 
     return ComposedMemory(memory, [source(name, settings, language_model, networks) for name in settings.sources])
 
 
-def source(name: str, settings: HomeSettings, language_model: LanguageModel, networks: BankNetworks | None) -> Source:
+def source(name: str, settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Source:
     """An empty source by its name."""
     if name == "bank":
         if networks is None:

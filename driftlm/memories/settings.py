@@ -1,4 +1,4 @@
-"""The settings of a home; no heavy import."""
+"""The settings of a memory: what learns, and what keeps documents beside it; no heavy import."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -11,8 +11,8 @@ SourceName = Literal["bank", "bm25", "dense"]
 
 
 @dataclass(frozen=True)
-class HomeSettings:
-    """What a home's memory is made of; written when the home is made, and never changed.
+class MemorySettings:
+    """What a memory is made of; a home writes it when it is made, and never changes it.
 
     Attributes:
         windows: how documents are cut.
@@ -36,10 +36,12 @@ class HomeSettings:
         for name in self.sources:
             if name not in get_args(SourceName) or self.sources.count(name) > 1:
                 raise DriftError(
-                    f"--sources named {name!r}; give some of {', '.join(get_args(SourceName))}, once each."
+                    f"`MemorySettings.sources` named {name!r}; give some of {', '.join(get_args(SourceName))}, once "
+                    f"each."
                 )
         if self.learning.rule == "mixture" and self.sources:
             raise DriftError(
-                f"--rule mixture was given with --sources {' '.join(self.sources)}, but a mixture reads without "
+                f"`Learning.rule` mixture was given with `MemorySettings.sources` {' '.join(self.sources)}, but a "
+                f"mixture reads without "
                 f"sources; give another rule, or no sources."
             )

@@ -73,7 +73,7 @@ class RotaryCache:
         self.model = language_model.model
         self.token = language_model.bos
         self.device = language_model.device
-        self.offered = "cached windows cannot be used; give --window overlapping."
+        self.offered = "cached windows cannot be used; give `Windows.window` overlapping."
         self.refuse_unless_rotary(language_model.name)
         self.checked = False
 
@@ -142,7 +142,7 @@ class RotaryCache:
                     return found
         raise DriftError(
             f"{config.model_type} hides its rotary frequencies, so documents beyond {LAST_POSITION} tokens cannot be "
-            f"read in cached windows; give --window overlapping or cut documents with --piece BYTES."
+            f"read in cached windows; give `Windows.window` overlapping or cut documents with `Stream.piece` BYTES."
         )
 
     @torch.no_grad()
@@ -159,8 +159,9 @@ class RotaryCache:
             if (expected - turned).abs().max() > 1e-2 * expected.abs().max():
                 raise DriftError(
                     f"the rotary layout of {self.model.config.model_type} is unknown, so documents beyond "
-                    f"{LAST_POSITION} tokens cannot be read in cached windows; give --window overlapping or cut "
-                    f"documents with --piece BYTES."
+                    f"{LAST_POSITION} tokens cannot be read in cached windows; give `Windows.window` overlapping or "
+                    f"cut "
+                    f"documents with `Stream.piece` BYTES."
                 )
 
 

@@ -93,10 +93,12 @@ def low_rank_delta(prior: Any, learned: Any, rank: int) -> LowRankDelta:
         DriftError: for a rank below 1, models of other shapes, or where no linear map inside the blocks changed.
     """
     if rank < 1:
-        raise DriftError(f"--rank was {rank}; a low-rank delta needs a rank of at least 1.")
+        raise DriftError(f"`export.rank` was {rank}; a low-rank delta needs a rank of at least 1.")
     before, after = dict(prior.named_parameters()), dict(learned.named_parameters())
     if {name: p.shape for name, p in before.items()} != {name: p.shape for name, p in after.items()}:
-        raise DriftError("the learned weights belong to another model than their base; give that one with --model.")
+        raise DriftError(
+            "the learned weights belong to another model than their base; give that one with `Machine.model`."
+        )
     maps = {f"{name}.weight": name for name in target_modules(prior, "all-linear", None)}
     factors: Factors = {}
     changed = []
@@ -113,8 +115,9 @@ def low_rank_delta(prior: Any, learned: Any, rank: int) -> LowRankDelta:
         changed.append(Changed(name, norm, missed, name not in maps))
     if not factors:
         raise DriftError(
-            "no linear map inside the blocks differs from the prior, so a LoRA has nothing to hold (a run with --reset "
-            "document ends as it began); give --as huggingface for other changes."
+            "no linear map inside the blocks differs from the prior, so a LoRA has nothing to hold (a run with "
+            "`Learning.reset` "
+            "document ends as it began); give `export.kind` huggingface for other changes."
         )
     return LowRankDelta(factors, tuple(changed))
 

@@ -113,14 +113,18 @@ def load(
 cache; give a folder, or allow a download with --online.
     """
     if dtype not in DTYPES:
-        raise DriftError(f"--dtype was {dtype!r}; give float32 or bfloat16.")
+        raise DriftError(f"`Machine.dtype` was {dtype!r}; give float32 or bfloat16.")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DriftError(f"--device was {device!r} but no CUDA device is usable here; give --device cpu.")
+        raise DriftError(
+            f"`Machine.device` was {device!r} but no CUDA device is usable here; give `Machine.device` cpu."
+        )
     folder = Path(name) if name is not None else BUNDLED
     if not folder.exists() and folder.parts[-3:] == BUNDLED.parts[-3:]:
         name, folder = None, BUNDLED  # what was learned on the bundled model of another installation
     if name is None and not (BUNDLED / "config.json").exists():
-        raise DriftError("the bundled model is missing from this installation; reinstall driftlm or give --model DIR.")
+        raise DriftError(
+            "the bundled model is missing from this installation; reinstall driftlm or give `Machine.model` DIR."
+        )
     if folder.is_dir() and not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             raise DriftError(
@@ -130,7 +134,7 @@ cache; give a folder, or allow a download with --online.
         raise DriftError(f"the folder {folder} has no config.json; give a folder in HuggingFace format.")
     source = str(folder) if name is None or folder.is_dir() else str(name)
     missing = f"the model {source!r} is neither a folder nor in the local HuggingFace cache"
-    missing += "; give a folder, or allow a download with --online." if not online else " nor on the hub."
+    missing += "; give a folder, or allow a download with `Machine.online`." if not online else " nor on the hub."
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=not online)
     except OSError as error:
@@ -245,7 +249,7 @@ def refuse_long_context(language_model: LanguageModel, context: int) -> None:
         positions = rope.get("original_max_position_embeddings", positions)
     if positions is not None and context > positions:
         raise DriftError(
-            f"--context {context} exceeds the {positions} positions of {language_model.name!r}; "
+            f"`Windows.context` {context} exceeds the {positions} positions of {language_model.name!r}; "
             f"give at most {positions}."
         )
 
@@ -255,14 +259,14 @@ def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
     if bos is not None:
         found = tokenizer.convert_tokens_to_ids(bos)
         if found is None or (found == tokenizer.unk_token_id and bos != tokenizer.unk_token):
-            raise DriftError(f"--bos {bos!r} is not one token of {source!r}; give a token of its vocabulary.")
+            raise DriftError(f"`Machine.bos` {bos!r} is not one token of {source!r}; give a token of its vocabulary.")
         return int(found)
     for candidate in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
     raise DriftError(
         f"the tokenizer of {source!r} has neither a BOS nor an EOS token to stand before a document; "
-        f"name one of its tokens with --bos TOKEN."
+        f"name one of its tokens with `Machine.bos` TOKEN."
     )
 
 

@@ -34,7 +34,9 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.threads < 0:
-            raise DriftError(f"--threads was {self.threads}; give a number of threads, or 0 for torch's choice.")
+            raise DriftError(
+                f"`Machine.threads` was {self.threads}; give a number of threads, or 0 for torch's choice."
+            )
 
     def load(self) -> "LanguageModel":
         """Load the model, on the threads that were asked for and so that the same input gives the same bits.

@@ -30,20 +30,22 @@ def quantization(bits: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
     if bits == 0:
         return {}
     if bits not in (4, 8):
-        raise DriftError(f"--bits was {bits}; give 4 or 8, or 0 to leave the model as it is.")
+        raise DriftError(f"`Machine.bits` was {bits}; give 4 or 8, or 0 to leave the model as it is.")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise DriftError(
-            f'--bits {bits} needs the package bitsandbytes; run pip install "driftlm[quantized]", or give --bits 0.'
+            f'`Machine.bits` {bits} needs the package bitsandbytes; run pip install "driftlm[quantized]", or give '
+            f"`Machine.bits` 0."
         ) from error
     kind = torch.device(device).type
     if kind not in bitsandbytes.supported_torch_devices:
         known = ", ".join(sorted(bitsandbytes.supported_torch_devices))
         raise DriftError(
-            f"--bits was {bits}, which bitsandbytes {bitsandbytes.__version__} cannot do on --device {device}; give "
-            f"one of {known}, or --bits 0."
+            f"`Machine.bits` was {bits}, which bitsandbytes {bitsandbytes.__version__} cannot do on `Machine.device` "
+            f"{device}; give "
+            f"one of {known}, or `Machine.bits` 0."
         )
     from transformers import BitsAndBytesConfig
 

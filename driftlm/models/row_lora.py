@@ -166,7 +166,8 @@ def lora_layers(trainable: Trainable) -> dict[str, Any]:
     }
     if not layers or own != {*trainable.parameters} or not all(plain(layer) for layer in layers.values()):
         raise DriftError(
-            "documents read side by side (--batch) change a plain LoRA each; give --learn lora, or --batch 1."
+            "documents read side by side (`Stream.batch`) change a plain LoRA each; give `Learning.learn` lora, or "
+            "`Stream.batch` 1."
         )
     return layers
 

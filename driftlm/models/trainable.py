@@ -41,7 +41,8 @@ class Trainable:
             if name not in values or values[name].shape != parameter.shape:
                 raise DriftError(
                     f"the learned state has no {name} of shape {tuple(parameter.shape)}; "
-                    f"give the settings it was learned with (--learn, --layers, --rank, --target-modules)."
+                    f"give the settings it was learned with (`Learning.learn`, `Learning.layers`, `Learning.rank`, "
+                    f"`Learning.target_modules`)."
                 )
             parameter.data = values[name].to(parameter.device, parameter.dtype, copy=True)
         self.fresh = False
@@ -89,7 +90,9 @@ def choose(
         if (learn == "all" or name in norms) and in_range(name, layers) and id(parameter) not in embeddings
     }
     if not parameters:
-        raise DriftError(f"--learn {learn} with the other settings leaves no parameter to learn; allow more of them.")
+        raise DriftError(
+            f"`Learning.learn` {learn} with the other settings leaves no parameter to learn; allow more of them."
+        )
     return Trainable(parameters)
 
 
@@ -100,7 +103,7 @@ def adapted(
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if rank < 1:
-        raise DriftError(f"--rank was {rank}; a LoRA needs a rank of at least 1.")
+        raise DriftError(f"`Learning.rank` was {rank}; a LoRA needs a rank of at least 1.")
     model = language_model.model
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise DriftError(f"{language_model.name!r} already carries the adapter of another memory; load it once more.")
@@ -145,14 +148,15 @@ def target_modules(model: Any, targets: str, layers: tuple[int, int] | None) -> 
             if not any(name == one or name.endswith(f".{one}") for name in linear):
                 known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
                 raise DriftError(
-                    f"--target-modules named {one!r}, which is no linear map of this model; give some of {known}, "
+                    f"`Learning.target_modules` named {one!r}, which is no linear map of this model; give some of "
+                    f"{known}, "
                     f"or attention, mlp or all-linear."
                 )
         chosen = [name for name in linear if any(name == one or name.endswith(f".{one}") for one in wanted)]
     chosen = [name for name in chosen if in_range(name + ".", layers)]
     if not chosen:
         raise DriftError(
-            f"--target-modules {targets} finds no linear map in this model; give module names or all-linear."
+            f"`Learning.target_modules` {targets} finds no linear map in this model; give module names or all-linear."
         )
     return chosen
 
@@ -174,7 +178,8 @@ def refuse_rank(rank: int, largest: int) -> None:
     """Refuse a rank that no change of a map can have, but that costs time and memory all the same."""
     if rank > largest:
         raise DriftError(
-            f"--rank was {rank}, but no change of the linear maps chosen in this model has a rank above {largest}; "
+            f"`Learning.rank` was {rank}, but no change of the linear maps chosen in this model has a rank above "
+            f"{largest}; "
             f"give at most {largest}."
         )
 
@@ -184,7 +189,8 @@ def refuse_range(layers: tuple[int, int], count: int) -> None:
     first, last = layers
     if not 0 <= first <= last < count:
         raise DriftError(
-            f"--layers was {first}-{last}; this model has layers 0-{count - 1}, so give a-b with 0 <= a <= b < {count}."
+            f"`Learning.layers` was {first}-{last}; this model has layers 0-{count - 1}, so give a-b with 0 <= a <= b "
+            f"< {count}."
         )
 
 
@@ -215,4 +221,4 @@ def own(module: nn.Module) -> list[tuple[str, Parameter]]:
 def refuse_quantized(model: Any) -> None:
     """Weights in 4 or 8 bit cannot take a gradient step."""
     if getattr(model, "is_quantized", False):
-        raise DriftError("the weights of this model are quantized and cannot learn; give --learn lora.")
+        raise DriftError("the weights of this model are quantized and cannot learn; give `Learning.learn` lora.")

@@ -183,10 +183,13 @@ def start_from(source: str | Path, learning: Learning, machine: Machine = Machin
         return Start(replace(machine, model=str(source)).load())
     if (source / "home.json").exists():
         raise DriftError(
-            f"--from {source} is a home; write what it learned with `driftlm export {source} --to LEARNED --as "
+            f"`Stream.start_from` {source} is a home; write what it learned with `driftlm export {source} --to LEARNED "
+            f"--as "
             f"huggingface` (or peft, to go on with its adapter), and give LEARNED."
         )
-    raise DriftError(f"--from {source} is neither a run nor a PEFT or HuggingFace folder; give one of these.")
+    raise DriftError(
+        f"`Stream.start_from` {source} is neither a run nor a PEFT or HuggingFace folder; give one of these."
+    )
 
 
 def kind_of(source: Path) -> Learn:
@@ -226,9 +229,13 @@ def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
     config, model = adapter_config(source), machine.model
     base = config.base_model_name_or_path
     if not (model or base):
-        raise DriftError(f"the adapter in {source} does not name the model it belongs to; give it with --model.")
+        raise DriftError(
+            f"the adapter in {source} does not name the model it belongs to; give it with `Machine.model`."
+        )
     if model and base and Path(base).is_dir() and Path(base).resolve() != Path(model).resolve():
-        raise DriftError(f"the adapter in {source} belongs to the model {base}, not to {model}; leave --model out.")
+        raise DriftError(
+            f"the adapter in {source} belongs to the model {base}, not to {model}; leave `Machine.model` out."
+        )
     language_model = replace(machine, model=model or base).load()
     try:
         with warnings.catch_warnings():
@@ -236,7 +243,7 @@ def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
             adapter = PeftModel.from_pretrained(language_model.model, str(source), is_trainable=True).eval()
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise DriftError(
-            f"the adapter in {source} does not fit {language_model.name!r}; give its base with --model."
+            f"the adapter in {source} does not fit {language_model.name!r}; give its base with `Machine.model`."
         ) from error
     take_fast_path(language_model.model)
     parameters = {name: p for name, p in language_model.model.named_parameters() if p.requires_grad}
@@ -274,7 +281,7 @@ def continued_or_merged(language_model: LanguageModel, trainable: Trainable, kin
     elif getattr(model, "is_quantized", False):
         raise DriftError(
             f"the adapter of {language_model.name!r} would be rounded to the bits of the weights it is merged into; "
-            f"give --bits 0, or --learn {kind} to go on with it."
+            f"give `Machine.bits` 0, or `Learning.learn` {kind} to go on with it."
         )
     else:
         model = trainable.adapter.merge_and_unload().requires_grad_(False).eval()

@@ -28,7 +28,10 @@ def continuation(prompt: str, machine: Machine, start_from: str, *, tokens: int,
     if not prompt:
         raise DriftError("the prompt is empty; give some text to continue.")
     if tokens < 1 or temperature < 0:
-        raise DriftError(f"--tokens was {tokens} and --temperature {temperature}; give at least 1 and at least 0.")
+        raise DriftError(
+            f"`continuation.tokens` was {tokens} and `continuation.temperature` {temperature}; give at least 1 and at "
+            f"least 0."
+        )
     if start_from:
         language_model = formats.start_from(start_from, Learning(learn="none"), machine).language_model
     else:
@@ -37,7 +40,8 @@ def continuation(prompt: str, machine: Machine, start_from: str, *, tokens: int,
     positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", len(ids) + tokens)
     if len(ids) + tokens > positions:
         raise DriftError(
-            f"the prompt has {len(ids)} tokens and --tokens asks for {tokens} more, but the model has {positions} "
+            f"the prompt has {len(ids)} tokens and `continuation.tokens` asks for {tokens} more, but the model has "
+            f"{positions} "
             f"positions; shorten one of them."
         )
     torch.manual_seed(seed)

@@ -71,20 +71,22 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
 def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
     """A new reading; its folder is made with the first window."""
     if not stream.files:
-        raise DriftError("no text was given; name files or folders, - for standard input, or --resume RUN.")
+        raise DriftError("no text was given; name files or folders, - for standard input, or `Stream.resume` RUN.")
     if stream.limit is not None and stream.limit < 1:
-        raise DriftError(f"--limit was {stream.limit}; give the number of tokens to score, at least 1.")
+        raise DriftError(f"`Stream.limit` was {stream.limit}; give the number of tokens to score, at least 1.")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     first = "stdin" if stream.files[0] == "-" else Path(stream.files[0]).resolve().stem
     folder = Path(stream.run) if stream.run else Path("runs") / f"{stamp}-{first}"
     # what one leaves that was killed before its configuration was whole is no run yet
     if folder.exists() and (not folder.is_dir() or any(p.name != "config.json.partial" for p in folder.iterdir())):
-        raise DriftError(f"--run {folder} exists and is not empty; give another folder, or --resume it.")
+        raise DriftError(
+            f"`Stream.run` {folder} exists and is not empty; give another folder, or go on with `Stream.resume`."
+        )
     formats.refuse_unwritable(folder)
     if stream.save:
         formats.refuse_existing(Path(stream.save))
         if folder.absolute().is_relative_to(Path(stream.save).absolute()):
-            raise DriftError(f"--save {stream.save} would hold --run {folder}; give one place to each.")
+            raise DriftError(f"`Stream.save` {stream.save} would hold `Stream.run` {folder}; give one place to each.")
     learning = learning.settled()  # the run says what its rule's default was
     config: dict[str, Any] = {
         "driftlm": driftlm.__version__,
@@ -103,12 +105,14 @@ def resumed(windows: Windows, learning: Learning, machine: Machine, stream: Stre
     """A stopped reading, with the settings of its run; only what is shown may be another."""
     folder = Path(stream.resume)
     if stream.files or stream.run or stream.start_from:
-        raise DriftError("--resume takes files and settings from the run; give --resume RUN alone (and --json).")
+        raise DriftError("`Stream.resume` takes files and settings from the run; give `Stream.resume` RUN alone.")
     config = read_config(folder)
     then = Stream(**{**config["stream"], "files": tuple(config["stream"]["files"])})
     saved = not then.save or Path(then.save).exists()  # one that was killed while it saved is not done
     if (folder / "summary.json").exists() and saved and (then.save or not then.follow):
-        raise DriftError(f"the run {folder} is finished; read on from what it learned with --from {folder}.")
+        raise DriftError(
+            f"the run {folder} is finished; read on from what it learned with `Stream.start_from` {folder}."
+        )
     reading = Reading(
         Windows(**config["windows"]),
         Learning(**config["learning"]),
@@ -133,9 +137,9 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
     for field in fields(given):
         value, own = getattr(given, field.name), getattr(kept, field.name)
         if value not in (field.default, own):
-            flag = field.name.replace("_", "-")
             raise DriftError(
-                f"--{flag} was {value} but the run {folder} has {own!r}, and --resume goes on with the run's own "
+                f"`{type(given).__name__}.{field.name}` was {value} but the run {folder} has {own!r}, and "
+                f"`Stream.resume` goes on with the run's own "
                 f"settings; leave it out, or start a new run."
             )
 
@@ -243,7 +247,7 @@ def through(reading: Reading, memory: Learner, baseline: StaticModel | None) -> 
             if isinstance(error, Diverged):
                 raise
             raise DriftError(
-                f"{error} (saved so far; once that is mended, driftlm read --resume {reading.folder} goes on)"
+                f"{error} (saved so far; once that is mended, `driftlm read --resume {reading.folder}` goes on)"
             ) from error
         except KeyboardInterrupt:
             if run is None or not tape.waiting:

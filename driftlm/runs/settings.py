@@ -55,11 +55,13 @@ class Stream:
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= MOST_ROWS:
             raise DriftError(
-                f"--batch was {self.batch}; give the number of documents to read at a time, from 1 to {MOST_ROWS:,}."
+                f"`Stream.batch` was {self.batch}; give the number of documents to read at a time, from 1 to "
+                f"{MOST_ROWS:,}."
             )
         if self.follow and self.batch > 1:
             raise DriftError(
-                f"--batch was {self.batch}, but --follow reads documents as they come; leave one of them out."
+                f"`Stream.batch` was {self.batch}, but `Stream.follow` reads documents as they come; leave one of them "
+                f"out."
             )
         refuse_idle(self.follow, self.idle)
 
@@ -67,4 +69,4 @@ class Stream:
 def refuse_idle(follow: bool, idle: float | None) -> None:
     """Refuse a number of seconds that says nothing."""
     if idle is not None and not (follow and 0 <= idle < float("inf")):
-        raise DriftError(f"--idle was {idle}; give seconds from 0 on, together with --follow.")
+        raise DriftError(f"`Stream.idle` was {idle}; give seconds from 0 on, together with `Stream.follow`.")

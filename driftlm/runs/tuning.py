@@ -111,9 +111,13 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
     if not text:
         raise DriftError("no text was given; name files or folders like the ones to be read, or - for standard input.")
     if not (budget > 0 and math.isfinite(budget)):
-        raise DriftError(f"--budget was {budget:g}; give how many times static reading a token may cost, such as 2.0.")
+        raise DriftError(
+            f"`tuned.budget` was {budget:g}; give how many times static reading a token may cost, such as 2.0."
+        )
     if limit < LEAST:
-        raise DriftError(f"--limit was {limit}; give at least {LEAST:,} tokens, or there is nothing to choose by.")
+        raise DriftError(
+            f"`tuned.limit` was {limit}; give at least {LEAST:,} tokens, or there is nothing to choose by."
+        )
     documents = read_documents(text)
     language_model = machine.load()
     found, tokens = beginning(language_model, documents, limit)
@@ -127,7 +131,9 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
     affordable = sorted((one for one in every if costs[one] <= budget), key=costs.__getitem__)
     if not affordable:
         least = math.ceil(1000 * min(costs.values())) / 1000
-        raise DriftError(f"--budget {budget:g} pays for no way to read this with this model; give at least {least:g}.")
+        raise DriftError(
+            f"`tuned.budget` {budget:g} pays for no way to read this with this model; give at least {least:g}."
+        )
     print(
         f"driftlm: {len(affordable)} of {len(every)} ways to read cost at most {budget:g} x static reading; "
         f"trying them on {tokens:,} tokens",
@@ -216,7 +222,7 @@ def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
             try:
                 known[kind] = formula_of(learner(language_model, one.windows, kind, None))
             except DriftError as error:
-                raise DriftError(f"{str(error).partition(';')[0]}; give --unit seconds.") from error
+                raise DriftError(f"{str(error).partition(';')[0]}; give `tuned.unit` seconds.") from error
         formula, shape = known[kind], full_shape(one.windows)
         learned = formula.learn(shape) / shape.new if one.learns else 0.0
         return Price(formula.score(shape) / shape.new, learned, formula.step / shape.new)

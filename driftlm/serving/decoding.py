@@ -47,9 +47,9 @@ def complete(
     Example:
         >>> from driftlm import Learning, load
         >>> from driftlm.memories.build import memory_for
-        >>> from driftlm.memories.settings import HomeSettings
+        >>> from driftlm.memories.settings import MemorySettings
         >>> from driftlm.serving.prompts import continued
-        >>> memory = memory_for(HomeSettings(learning=Learning("none")), model := load(), None)
+        >>> memory = memory_for(MemorySettings(learning=Learning("none")), model := load(), None)
         >>> complete(memory, continued(model, "Once upon a"), Sampling(1, temperature=0), 1).completion_tokens
         1
     """
@@ -149,7 +149,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
 def refuse(asked: Asked) -> None:
     """Refuse what cannot be written, before sources are asked something long."""
     if isinstance(asked.memory, MixtureMemory):
-        raise DriftError("a mixture of experts reads, but does not write; serve homes of another --rule.")
+        raise DriftError("a mixture of experts reads, but does not write; serve homes of another `Learning.rule`.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
 
 

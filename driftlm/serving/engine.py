@@ -76,8 +76,8 @@ class Engine:
     Example (needs nothing but the installed package):
         >>> from tempfile import TemporaryDirectory
         >>> from driftlm import Learning, load
-        >>> from driftlm.memories.settings import HomeSettings
-        >>> settings = HomeSettings(learning=Learning("none"))
+        >>> from driftlm.memories.settings import MemorySettings
+        >>> settings = MemorySettings(learning=Learning("none"))
         >>> with TemporaryDirectory() as folder, Engine(Tenants(folder, load(), settings), 4) as engine:
         ...     engine.submit("ada", lambda home: len(home.history)).result.result()
         0
@@ -85,9 +85,9 @@ class Engine:
 
     def __init__(self, tenants: Tenants, queue: int = 64, batch: int = BATCH) -> None:
         if queue < 1:
-            raise DriftError(f"--queue was {queue}; give the number of requests that may wait, at least 1.")
+            raise DriftError(f"`Engine.queue` was {queue}; give the number of requests that may wait, at least 1.")
         if batch < 1:
-            raise DriftError(f"--batch was {batch}; give the number of answers to write together, at least 1.")
+            raise DriftError(f"`Engine.batch` was {batch}; give the number of answers to write together, at least 1.")
         self.tenants, self.queue, self.batch = tenants, queue, batch
         self.metrics = Metrics()
         self.changed = threading.Condition()

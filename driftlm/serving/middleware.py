@@ -37,7 +37,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.max_body < 1 or self.body_seconds <= 0:
             raise DriftError(
-                f"--max-tokens was {self.max_tokens} and --max-body {self.max_body}; give at least 1 of each."
+                f"`Limits.max_tokens` was {self.max_tokens} and `Limits.max_body` {self.max_body}; give at least 1 of "
+                f"each."
             )
 
 

@@ -55,7 +55,9 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise DriftError(f"--host {host} is no name or address; give one of this machine, as 127.0.0.1.") from error
+        raise DriftError(
+            f"`bound.host` {host} is no name or address; give one of this machine, as 127.0.0.1."
+        ) from error
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -70,7 +72,8 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
                     continue  # a name's address of a kind that is switched off
                 if error.errno == errno.EADDRINUSE:
                     raise DriftError(
-                        f"port {port} of {host} is taken by another program; give another --port, or 0 for a free one."
+                        f"port {port} of {host} is taken by another program; give another `bound.port`, or 0 for a "
+                        f"free one."
                     ) from error
                 reason = os.strerror(error.errno or 0)
                 raise DriftError(f"{host} cannot be listened to at port {port}: {reason}; give others.") from error

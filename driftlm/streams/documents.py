@@ -69,7 +69,9 @@ def read_documents(
     Document(id='7', text='It rained.', time='1854')
     """
     if piece is not None and not SMALLEST_PIECE <= piece <= LARGEST_DOCUMENT:
-        raise DriftError(f"--piece {piece}: expected {SMALLEST_PIECE} to {LARGEST_DOCUMENT} bytes; give such a number")
+        raise DriftError(
+            f"`Stream.piece` {piece}: expected {SMALLEST_PIECE} to {LARGEST_DOCUMENT} bytes; give such a number"
+        )
     sources = [sources] if isinstance(sources, str) else sources  # a lone path would be read letter by letter
     if not sources:
         raise DriftError("no source was given; name a .txt or .jsonl file, a folder, or - for standard input")
@@ -149,7 +151,9 @@ def _read_jsonl(path: str, piece: int | None) -> Iterator[Document]:
     name, file_id = shown(path), "stdin" if path == STDIN else printable(path)
     number = 0
     with _open(path) as stream:
-        for number, record in read_records(stream, name, LONGEST_LINE, ", or save it as .txt and give --piece BYTES"):
+        for number, record in read_records(
+            stream, name, LONGEST_LINE, ", or save it as .txt and give `Stream.piece` BYTES"
+        ):
             yield from from_record(record, f"{file_id}:{number}", f"{name}, line {number}", piece)
     if not number:
         raise DriftError(f"{name}: no document in it; give one JSON object with a text per line, or leave it out")
@@ -230,7 +234,7 @@ def _open(path: str) -> AbstractContextManager[io.BufferedIOBase]:
 
 def _too_large(where: str) -> DriftError:
     return DriftError(
-        f"{where}: the document is over {LARGEST_DOCUMENT // 1_000_000} MB; give --piece BYTES (at least "
+        f"{where}: the document is over {LARGEST_DOCUMENT // 1_000_000} MB; give `Stream.piece` BYTES (at least "
         f"{SMALLEST_PIECE}) to cut it into documents of its own"
     )
 

@@ -152,7 +152,7 @@ def facts(
     """
     days = (date.max - FIRST_DAY).days
     if not 1 <= documents <= days:
-        raise DriftError(f"--documents was {documents}; give 1 to {days:,}, a day each.")
+        raise DriftError(f"`facts.documents` was {documents}; give 1 to {days:,}, a day each.")
     if not (0 <= changed <= 1 and 0 <= distractors < 1):
         raise DriftError(f"the shares were {changed} (changed) and {distractors} (distractors); give 0 to 1.")
     world = World(split, random.Random(f"{seed} {split}"))

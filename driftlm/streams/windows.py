@@ -24,14 +24,19 @@ class Windows:
 
     def __post_init__(self) -> None:
         if self.window not in ("overlapping", "cached"):
-            raise DriftError(f"--window was {self.window!r}; give overlapping or cached.")
+            raise DriftError(f"`Windows.window` was {self.window!r}; give overlapping or cached.")
         if self.context < 1:
-            raise DriftError(f"--context was {self.context}; a token needs at least 1 before it, so give 1 or more.")
+            raise DriftError(
+                f"`Windows.context` was {self.context}; a token needs at least 1 before it, so give 1 or more."
+            )
         if self.stride < 1:
-            raise DriftError(f"--stride was {self.stride}; a window scores at least 1 new token, so give 1 or more.")
+            raise DriftError(
+                f"`Windows.stride` was {self.stride}; a window scores at least 1 new token, so give 1 or more."
+            )
         if self.stride > self.context:
             raise DriftError(
-                f"--stride {self.stride} exceeds --context {self.context}, which would leave tokens unread; "
+                f"`Windows.stride` {self.stride} exceeds `Windows.context` {self.context}, which would leave tokens "
+                f"unread; "
                 f"give a stride of at most {self.context}."
             )
 

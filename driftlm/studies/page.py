@@ -37,7 +37,7 @@ def results(out: Path) -> list[dict[str, Any]]:
                 result = json.loads(path.read_bytes())
                 found.append({name: result[name] for name in NEEDED} | result)
             except (ValueError, KeyError, TypeError) as error:
-                raise DriftError(f"{path} holds no result of a study; run it again with --resume.") from error
+                raise DriftError(f"{path} holds no result of a study; run it again with `run.resume`.") from error
     return found
 
 
@@ -56,7 +56,7 @@ def write_page(out: Path) -> list[Path]:
     charts = drawing_module()
     found = results(out)
     if not found:
-        raise DriftError(f"{out} holds no result of a study; give the --out of `driftlm study`.")
+        raise DriftError(f"{out} holds no result of a study; give the `run.out` of `driftlm study`.")
     sections, figures, images = [], [], []
     for result in found:
         own = []

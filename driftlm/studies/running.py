@@ -67,12 +67,14 @@ def run(
         DriftError: where OUT holds readings of this study and was not to be resumed, or one cannot be measured.
     """
     if workers < 0:
-        raise DriftError(f"--workers was {workers}; give a number of readings at a time, or 0 for one a core.")
+        raise DriftError(f"`run.workers` was {workers}; give a number of readings at a time, or 0 for one a core.")
     if not data.is_dir():
-        raise DriftError(f"--data {data} is no folder; give the one that holds books/, drift/ and shift/.")
+        raise DriftError(f"`run.data` {data} is no folder; give the one that holds books/, drift/ and shift/.")
     lines = out / f"{study.name}.jsonl"
     if lines.exists() and not resume:
-        raise DriftError(f"{lines} holds readings of this study already; go on with --resume, or give another --out.")
+        raise DriftError(
+            f"{lines} holds readings of this study already; go on with `run.resume`, or give another `run.out`."
+        )
     refuse_unwritable(out)
     wanted = keyed(study.readings(scale), data)
     with appended(lines) as (kept, keep):
@@ -158,7 +160,7 @@ def read_lines(path: Path, file: BinaryIO) -> Kept:
             kept[json.loads(line)["key"]] = row_of(line)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DriftError(
-                f"{path}, line {number} is no row of a study; take it out, or give another --out."
+                f"{path}, line {number} is no row of a study; take it out, or give another `run.out`."
             ) from error
     return kept
 

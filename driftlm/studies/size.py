@@ -33,7 +33,8 @@ def readings(scale: Scale) -> list[Cell]:
     names = [Path(model).name for model in scale.models]
     if len(names) < FEWEST or len(set(names)) < len(names):
         raise DriftError(
-            f"--models named {', '.join(names) or 'none'}; the study of sizes needs at least {FEWEST} folders with "
+            f"`Scale.models` named {', '.join(names) or 'none'}; the study of sizes needs at least {FEWEST} folders "
+            f"with "
             f"models, named differently: make them with recipes.train_model."
         )
     return [
@@ -87,7 +88,7 @@ def slopes(rows: Sequence[Row]) -> Each:
     sizes = [math.log2(parameters(rows, setting)) for setting in settings.values()]
     if len(set(sizes)) < FEWEST:
         raise DriftError(
-            f"the rows are of {len(set(sizes))} sizes of models; give {FEWEST} --models of different sizes."
+            f"the rows are of {len(set(sizes))} sizes of models; give {FEWEST} `Scale.models` of different sizes."
         )
     each = [gains(rows, setting) for setting in settings.values()]
     texts = [text for text in each[0] if all(text in one for one in each)]

@@ -36,7 +36,7 @@ class Scale:
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1), ("seeds", 1), ("texts", 0)):
             if getattr(self, name) < least:
-                raise DriftError(f"--{name} was {getattr(self, name)}; give at least {least}.")
+                raise DriftError(f"`Scale.{name}` was {getattr(self, name)}; give at least {least}.")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def merged(language_model: LanguageModel, reader: str) -> Path:
     """Merge the adapter of a folder, or of networks in it, into the model, where one is named; returns its place."""
     adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
     if reader and not (adapter / "adapter_config.json").exists():
-        raise DriftError(f"--reader {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
+        raise DriftError(f"`train.reader` {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
     if reader:
         with_adapter(language_model, adapter)
     return adapter

@@ -110,7 +110,8 @@ class Loop(Generic[Losses]):
                 line = {"step": step, "seconds": round(time.monotonic() - began, 1), **self.means(losses)}
                 if not math.isfinite(line["nats"]):
                     raise DriftError(
-                        f"the loss is not a number at step {step}; go on from {self.out} with a lower --rate."
+                        f"the loss is not a number at step {step}; go on from {self.out} with a lower "
+                        f"`BankTraining.rate`."
                     )
                 line |= self.checked() if checks else {}
                 with (self.out / LOG).open("a") as file:

@@ -258,7 +258,7 @@ class Trainer:
         least = max(ranks.count, 2 if kept < len(rows) else 1)
         if kept < least:
             raise DriftError(
-                f"--kept {self.settings.kept} leaves {kept} of {len(rows)} document parts a gradient; "
+                f"`BankTraining.kept` {self.settings.kept} leaves {kept} of {len(rows)} document parts a gradient; "
                 f"give a share that keeps at least {least}."
             )
         chosen = sorted(generator.sample(every, kept)) if kept < len(rows) else list(every)
@@ -329,7 +329,7 @@ class Trainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another --out."
+                f"settings, or another `train.out`."
             )
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])

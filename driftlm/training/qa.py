@@ -198,7 +198,7 @@ class AnswerTrainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another --out."
+                f"settings, or another `train.out`."
             )
         self.put(state["learned"])
         self.best, self.progress = state["best"], EarlyStopping(**state["progress"])
@@ -271,7 +271,7 @@ def sources(stream: str, training: AnswerTraining) -> tuple[Lessons, list[Lesson
         return of_facts, [fact_lesson(unseen, training.context, training.distracting) for _ in range(WATCHED)]
     learned, others = divided(stream, seed)
     if not learned.questions or not others.questions:
-        raise DriftError(f"--stream {stream} has too few documents with questions to hold some out; give more.")
+        raise DriftError(f"`train.stream` {stream} has too few documents with questions to hold some out; give more.")
 
     def of_stream(step: int) -> list[Lesson]:
         generator = random.Random(f"{seed} {step}")

@@ -42,12 +42,15 @@ class AnswerTraining:
         least = {"steps": 1, "batch": 1, "distracting": 0, "rank": 1, "longest": 16, "patience": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
-                raise DriftError(f"--{name} was {getattr(self, name)}; give at least {bound}.")
+                raise DriftError(f"`AnswerTraining.{name}` was {getattr(self, name)}; give at least {bound}.")
         if not 0 <= self.context <= 1:
-            raise DriftError(f"--context was {self.context}; give the share of documents in the context, from 0 to 1.")
+            raise DriftError(
+                f"`AnswerTraining.context` was {self.context}; give the share of documents in the context, from 0 to 1."
+            )
         if self.rate <= 0 or self.text < 0:
             raise DriftError(
-                f"--rate was {self.rate} and --text {self.text}; give a positive rate and a weight of at least 0."
+                f"`AnswerTraining.rate` was {self.rate} and `AnswerTraining.text` {self.text}; give a positive rate "
+                f"and a weight of at least 0."
             )
 
     def rate_at(self, step: int) -> float:
@@ -90,12 +93,15 @@ class SalienceTraining:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("documents", 1), ("reset", 1), ("hidden", 1), ("longest", 2), ("memory", 0)):
             if getattr(self, name) < least:
-                raise DriftError(f"--{name} was {getattr(self, name)}; give at least {least}.")
+                raise DriftError(f"`SalienceTraining.{name}` was {getattr(self, name)}; give at least {least}.")
         if min(self.rate, self.inner_rate) <= 0 or self.locality < 0:
             raise DriftError(
-                f"--rate {self.rate}, --inner-rate {self.inner_rate} and --locality {self.locality} were given; give "
+                f"`SalienceTraining.rate` {self.rate}, `SalienceTraining.inner_rate` {self.inner_rate} and "
+                f"`SalienceTraining.locality` {self.locality} were given; give "
                 f"positive rates, and a weight of at least 0."
             )
         for name, choices in (("order", ("second", "first")), ("learn", ("all", "lora", "norms"))):
             if getattr(self, name) not in choices:
-                raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(choices)}.")
+                raise DriftError(
+                    f"`SalienceTraining.{name}` was {getattr(self, name)!r}; give one of {', '.join(choices)}."
+                )

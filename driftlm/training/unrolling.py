@@ -248,7 +248,7 @@ class SalienceTrainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another --out."
+                f"settings, or another `train.out`."
             )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -282,8 +282,10 @@ def counted_graph(limit: int = 0) -> Iterator[list[int]]:
             size[0] += storage.nbytes()
         if limit and size[0] > limit << 20:
             raise DriftError(
-                f"the graph of a step holds more than --memory {limit} MiB; give fewer --documents, a lower --longest, "
-                f"--learn lora or norms, or a smaller model with the same tokenizer, whose network serves this one too."
+                f"the graph of a step holds more than `SalienceTraining.memory` {limit} MiB; give fewer "
+                f"`SalienceTraining.documents`, a lower `SalienceTraining.longest`, "
+                f"`SalienceTraining.learn` lora or norms, or a smaller model with the same tokenizer, whose network "
+                f"serves this one too."
             )
         return tensor
 

@@ -12,7 +12,7 @@ from driftlm.homes.verifying import verify
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.composed import TINY
 from tests.support.build import language_model
-from tests.support.homes import FROZEN, GRID, KINDS, HomeSettings, assert_same, documents, home_in, model, straight
+from tests.support.homes import FROZEN, GRID, KINDS, MemorySettings, assert_same, documents, home_in, model, straight
 from tests.support.running import words
 
 READ = documents(5)
@@ -114,7 +114,7 @@ def test_a_bank_is_kept_and_forgets(tmp_path: Path) -> None:
     networks = BankNetworks(model(), TINY).eval()
     for parameter in networks.modulation.parameters():
         torch.nn.init.normal_(parameter)
-    settings = HomeSettings(GRID, FROZEN, ("bank", "bm25"), budget=6)
+    settings = MemorySettings(GRID, FROZEN, ("bank", "bm25"), budget=6)
     with home_in(tmp_path / "home", settings, networks=networks) as home:
         for document in READ[:3]:
             home.read(document)
@@ -138,7 +138,7 @@ def test_a_bank_is_kept_and_forgets(tmp_path: Path) -> None:
 
 def test_what_cannot_work_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="gradient statistics|statistics"):
-        Home.create(tmp_path / "home", model(), HomeSettings(GRID, Learning(rule="rms")))
+        Home.create(tmp_path / "home", model(), MemorySettings(GRID, Learning(rule="rms")))
     assert not list(tmp_path.iterdir())
 
 
@@ -164,6 +164,6 @@ def test_other_models_places_and_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="holds no home"):
         Home.open(tmp_path, model())
     with pytest.raises(DriftError, match="a mixture reads without"):
-        HomeSettings(GRID, KINDS["mixture"].learning, ("bm25",))
+        MemorySettings(GRID, KINDS["mixture"].learning, ("bm25",))
     with pytest.raises(DriftError, match="once each"):
-        HomeSettings(GRID, FROZEN, ("bm25", "bm25"))
+        MemorySettings(GRID, FROZEN, ("bm25", "bm25"))

@@ -17,7 +17,7 @@ import pytest
 
 from driftlm import DriftError, Learning, Windows, load
 from driftlm.homes.tenants import Tenants
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.serving import page_routes
 from driftlm.serving.access import Tokens
 from driftlm.serving.app import application
@@ -128,7 +128,7 @@ def test_without_the_drawing_extra_the_page_gets_a_sentence(monkeypatch: pytest.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 LEARNING = Learning("lora", rank=2, learning_rate=3e-3)
-SETTINGS = HomeSettings(Windows("cached", 64, 16), LEARNING, ("bank",))
+SETTINGS = MemorySettings(Windows("cached", 64, 16), LEARNING, ("bank",))
 LISBON = ("ada", "2023-04-01", "Ada Lowell lives in Lisbon. She is a painter. She plays the harp. She owns a cat.")
 OSLO = ("bo", "", "Bo Martin lives in Oslo. He is a baker. He plays the drums. He owns a dog.")
 VIENNA = ("ada moves", "2024-05-01", "Ada Lowell has moved to Vienna. She lives in Vienna now. She is still a painter.")

@@ -12,7 +12,7 @@ from driftlm import Document, Learning, Windows
 from driftlm.homes.home import Home
 from driftlm.memories.base import State
 from driftlm.memories.build import memory_for
-from driftlm.memories.settings import HomeSettings
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from tests.support.build import language_model
 from tests.support.running import words
@@ -23,11 +23,11 @@ LORA = Learning("lora", rank=2, rule="sgd", learning_rate=0.1, momentum=0.5)
 MIXTURE = Learning(rule="mixture", experts="0,5e-3,sgd:0.1")
 FROZEN = Learning("none")
 KINDS = {
-    "all adam": HomeSettings(GRID, ADAM),
-    "lora sgd": HomeSettings(GRID, LORA, compare="none"),
-    "mixture": HomeSettings(GRID, MIXTURE),
-    "words": HomeSettings(GRID, FROZEN, ("bm25", "dense"), budget=6),
-    "learns behind words": HomeSettings(GRID, LORA, ("bm25",), budget=6),
+    "all adam": MemorySettings(GRID, ADAM),
+    "lora sgd": MemorySettings(GRID, LORA, compare="none"),
+    "mixture": MemorySettings(GRID, MIXTURE),
+    "words": MemorySettings(GRID, FROZEN, ("bm25", "dense"), budget=6),
+    "learns behind words": MemorySettings(GRID, LORA, ("bm25",), budget=6),
 }
 
 
@@ -46,7 +46,7 @@ def documents(count: int, length: int = 12) -> list[Document]:
 
 
 @contextmanager
-def home_in(folder: Path, settings: HomeSettings = KINDS["all adam"], **more: Any) -> Iterator[Home]:
+def home_in(folder: Path, settings: MemorySettings = KINDS["all adam"], **more: Any) -> Iterator[Home]:
     """The home in a folder, made where there is none."""
     made = (
         Home.open(folder, model(), **more)
@@ -57,7 +57,7 @@ def home_in(folder: Path, settings: HomeSettings = KINDS["all adam"], **more: An
         yield home
 
 
-def straight(settings: HomeSettings, read: Iterable[Document]) -> State:
+def straight(settings: MemorySettings, read: Iterable[Document]) -> State:
     """What a memory that lives in no folder has learned from some documents."""
     from driftlm import read_stream
 

@@ -38,7 +38,7 @@ class AskedBank:
     ) -> None:
         settings, device = networks.aggregator.settings, networks.language_model.device
         if aggregation.way == "nearest" and not settings.document_score:
-            raise DriftError("these networks score no documents, so none is nearest; give another --aggregation.")
+            raise DriftError("these networks score no documents, so none is nearest; give another `Aggregation.way`.")
         self.networks, self.aggregation, self.documents = networks, aggregation, bank.documents
         whole = Reduced.of(bank.vectors.to(device), bank.keys.to(device), bank.timestamps.to(device))
         self.entries = reduced(whole, aggregation)

@@ -153,7 +153,7 @@ def load_networks(folder: str | Path | None = None, language_model: LanguageMode
     if facts["language_model"] != language_model.fingerprint:
         raise DriftError(
             f"the bank networks in {folder} were trained for another language model than {language_model.name!r}; "
-            f"give that model with --model, or train networks for this one."
+            f"give that model with `Machine.model`, or train networks for this one."
         )
     with_adapter(language_model, folder / ADAPTER)
     networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]), kept=folder)
@@ -182,7 +182,7 @@ def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
     if wanted and not held:
         if getattr(language_model.model, "is_quantized", False):
             raise DriftError(
-                f"the adapter {adapter} would be rounded in a quantized model; load the model without --bits."
+                f"the adapter {adapter} would be rounded in a quantized model; load the model without `Machine.bits`."
             )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft asks by the old name

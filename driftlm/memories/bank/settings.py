@@ -110,23 +110,29 @@ class BankTraining:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2 or self.accumulate < 1 or self.rate <= 0:
             raise DriftError(
-                f"--steps {self.steps}, --batch {self.batch}, --accumulate {self.accumulate} and --rate {self.rate} "
+                f"`BankTraining.steps` {self.steps}, `BankTraining.batch` {self.batch}, `BankTraining.accumulate` "
+                f"{self.accumulate} and `BankTraining.rate` {self.rate} "
                 f"were given; give at least 1, 2, 1 and a positive rate."
             )
         if self.bank < 1 or self.remembered < 0:
             raise DriftError(
-                f"--bank was {self.bank} and --remembered {self.remembered}; give at least 1 and at least 0."
+                f"`BankTraining.bank` was {self.bank} and `BankTraining.remembered` {self.remembered}; give at least 1 "
+                f"and at least 0."
             )
         if not 0 < self.kept <= 1:
-            raise DriftError(f"--kept was {self.kept}; give a share of the document parts, above 0 and at most 1.")
+            raise DriftError(
+                f"`BankTraining.kept` was {self.kept}; give a share of the document parts, above 0 and at most 1."
+            )
         if not 0 <= self.hierarchical <= 1 or self.group < 2:
             raise DriftError(
-                f"--hierarchical was {self.hierarchical} and --group {self.group}; give a share of the batches, from 0 "
+                f"`BankTraining.hierarchical` was {self.hierarchical} and `BankTraining.group` {self.group}; give a "
+                f"share of the batches, from 0 "
                 f"to 1, and groups of at least 2."
             )
         if min(self.contrast, self.readout, self.distill) < 0:
             raise DriftError(
-                f"--contrast {self.contrast}, --readout {self.readout} and --distill {self.distill} were given; give "
+                f"`BankTraining.contrast` {self.contrast}, `BankTraining.readout` {self.readout} and "
+                f"`BankTraining.distill` {self.distill} were given; give "
                 f"weights of at least 0."
             )
 
@@ -160,12 +166,16 @@ class Aggregation:
 
     def __post_init__(self) -> None:
         if self.way not in get_args(Way):
-            raise DriftError(f"--aggregation was {self.way!r}; give one of {', '.join(get_args(Way))}.")
+            raise DriftError(f"`Aggregation.way` was {self.way!r}; give one of {', '.join(get_args(Way))}.")
         if self.way == "exact" and self.size:
-            raise DriftError(f"--size was {self.size}, but exact aggregation has no size; give an --aggregation too.")
+            raise DriftError(
+                f"`Aggregation.size` was {self.size}, but exact aggregation has no size; give an `Aggregation.way` too."
+            )
         least = {"exact": 0, "hierarchical": 2}.get(self.way, 1)
         if self.size < least:
-            raise DriftError(f"--size was {self.size}; {self.way} aggregation needs one of at least {least}: give it.")
+            raise DriftError(
+                f"`Aggregation.size` was {self.size}; {self.way} aggregation needs one of at least {least}: give it."
+            )
 
     @property
     def reduces(self) -> bool:

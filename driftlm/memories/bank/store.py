@@ -138,7 +138,7 @@ class BankStore:
             if facts is not None and facts != held:
                 raise DriftError(
                     f"the bank {folder} was made with other networks ({held.place or 'those bundled then'}) than were "
-                    f"given; give its own with --networks, or make a new bank for these."
+                    f"given; give its own with `MemorySettings.networks`, or make a new bank for these."
                 )
         except BaseException:
             database.close()

@@ -43,7 +43,7 @@ def parsed(name: str) -> Named:
     if name == STATES:
         return Named(STATES)
     if kind not in (*POOLED, SENTENCE) or not all(folders) or len(folders) != (2 if kind == DUAL else 1):
-        raise DriftError(f"--encoder was {name!r}; give one of {', '.join(NAMES)}.")
+        raise DriftError(f"`QuestionStudy.encoder` was {name!r}; give one of {', '.join(NAMES)}.")
     return Named(kind, folders)
 
 
@@ -72,7 +72,9 @@ def encoder_named(name: str, language_model: LanguageModel) -> Encoder:
         return StatesOfModel(language_model)
     for folder in folders:
         if (Path(folder).is_absolute() or folder.startswith(".")) and not Path(folder).exists():
-            raise DriftError(f"--encoder {name}: there is no folder {folder}; give one in HuggingFace format.")
+            raise DriftError(
+                f"`QuestionStudy.encoder` {name}: there is no folder {folder}; give one in HuggingFace format."
+            )
     device = str(language_model.device)
     if kind == SENTENCE:
         return SentenceEncoder(folders[0], device)

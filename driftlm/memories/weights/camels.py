@@ -71,7 +71,8 @@ def load_network(folder: str | Path) -> tuple[SalienceNetwork, dict[str, Any]]:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DriftError(
-            f"{folder} holds no salience network; give --salience-network a folder that `driftlm train salience` wrote."
+            f"{folder} holds no salience network; give `Learning.salience_network` a folder that `driftlm train "
+            f"salience` wrote."
         ) from error
     return network.eval().requires_grad_(False), facts
 
@@ -107,7 +108,7 @@ class Camels:
             raise DriftError(
                 f"the salience network {folder} weighs tokens of {facts['name']!r}, whose tokenizer is not that of "
                 f"{language_model.name!r}; train one for this model with `driftlm train salience` and give its folder "
-                f"as --salience-network."
+                f"as `Learning.salience_network`."
             )
         return Camels(network, proxy, nullcontext, context)
 

@@ -289,7 +289,8 @@ class WeightMemory:
         if learned != {key: value.shape for key, value in state.tensors.items() if key.startswith("parameters/")}:
             raise DriftError(
                 "the state holds other parameters than are learned here; "
-                "give the settings it was learned with (--learn, --layers, --rank, --target-modules)."
+                "give the settings it was learned with (`Learning.learn`, `Learning.layers`, `Learning.rank`, "
+                "`Learning.target_modules`)."
             )
         self.start_fresh()
         device = self.language_model.device
@@ -373,6 +374,6 @@ def judged(
     elif not bool(nats.isfinite().all()):
         raise Diverged(
             f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
-            f"start a new run with a lower --learning-rate, or with --guard on."
+            f"start a new run with a lower `Learning.learning_rate`, or with `Learning.guard` on."
         )
     return nats, bad, tuple(events)

@@ -78,30 +78,39 @@ class Learning:
         chosen = (("learn", Learn), ("cadence", Cadence), ("reset", Reset), ("guard", OnOff), ("salience", Saliences))
         for name, choices in chosen:
             if getattr(self, name) not in get_args(choices):
-                raise DriftError(f"--{name} was {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}.")
+                raise DriftError(
+                    f"`Learning.{name}` was {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}."
+                )
         if self.every < 1:
-            raise DriftError(f"--every was {self.every}; give 1 to learn on every window, 2 for every other, ...")
+            raise DriftError(
+                f"`Learning.every` was {self.every}; give 1 to learn on every window, 2 for every other, ..."
+            )
         for name in ("learning_rate", "momentum", "decay", "epsilon"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
-                raise DriftError(f"--{name.replace('_', '-')} was {value}; give a number from 0 to {LARGEST:.0e}.")
+                raise DriftError(f"`Learning.{name}` was {value}; give a number from 0 to {LARGEST:.0e}.")
         if self.salience != "camels" and self.salience_network:
             raise DriftError(
-                f"--salience-network was {self.salience_network!r}, but --salience {self.salience} has none; "
+                f"`Learning.salience_network` was {self.salience_network!r}, but `Learning.salience` {self.salience} "
+                f"has none; "
                 f"give camels."
             )
         if self.tagger != "rules" and self.salience != "spans":
-            raise DriftError(f"--tagger was {self.tagger!r}, but --salience {self.salience} has none; give spans.")
+            raise DriftError(
+                f"`Learning.tagger` was {self.tagger!r}, but `Learning.salience` {self.salience} has none; give spans."
+            )
         self.layer_range()
         if self.rule == "mixture":
             if self.learning_rate is not None:
                 raise DriftError(
-                    f"--learning-rate was {self.learning_rate}, but --rule mixture weighs several; give --experts."
+                    f"`Learning.learning_rate` was {self.learning_rate}, but `Learning.rule` mixture weighs several; "
+                    f"give `Learning.experts`."
                 )
             self.strategies()
         elif self.experts or self.share:
             raise DriftError(
-                f"--experts and --share belong to a mixture, not to --rule {self.rule}; give --rule mixture, or leave "
+                f"`Learning.experts` and `Learning.share` belong to a mixture, not to `Learning.rule` {self.rule}; "
+                f"give `Learning.rule` mixture, or leave "
                 f"them out."
             )
 
@@ -111,7 +120,7 @@ class Learning:
             return None
         first, dash, last = self.layers.partition("-")
         if not (first.isdigit() and (last.isdigit() or not dash)):
-            raise DriftError(f"--layers was {self.layers!r}; give a-b, such as 2-5, or one number.")
+            raise DriftError(f"`Learning.layers` was {self.layers!r}; give a-b, such as 2-5, or one number.")
         return int(first), int(last or first)
 
     def rate(self) -> float:
@@ -138,11 +147,12 @@ class Learning:
                 number = float(rate)
             except ValueError:
                 raise DriftError(
-                    f"--experts named {one.strip()!r}; give rates with commas, such as 0,1e-3,sgd:0.05."
+                    f"`Learning.experts` named {one.strip()!r}; give rates with commas, such as 0,1e-3,sgd:0.05."
                 ) from None
             if not 0 <= number <= LARGEST:
                 raise DriftError(
-                    f"--experts named {one.strip()!r}, whose rate is {number}; give rates from 0 to {LARGEST:.0e}."
+                    f"`Learning.experts` named {one.strip()!r}, whose rate is {number}; give rates from 0 to "
+                    f"{LARGEST:.0e}."
                 )
             found.append(replace(self, rule=rule or "adam", learning_rate=number, experts="", share=False))
         return found

@@ -147,9 +147,11 @@ class MixtureMemory:
         trainable: Trainable | None = None,
     ) -> None:
         if not 1 <= len(experts) <= MOST:
-            raise DriftError(f"--experts named {len(experts)} experts; give 1 to {MOST}.")
+            raise DriftError(f"`Learning.experts` named {len(experts)} experts; give 1 to {MOST}.")
         if any(expert.guard == "off" for expert in experts):
-            raise DriftError("--guard was off, but a mixture goes on when an expert diverges; leave the guard on.")
+            raise DriftError(
+                "`Learning.guard` was off, but a mixture goes on when an expert diverges; leave the guard on."
+            )
         self.language_model = model if isinstance(model, LanguageModel) else load(model)
         self.windows, self.experts, self.share = windows, tuple(experts), share
         # None stands for an expert that never leaves the prior
@@ -213,7 +215,7 @@ class MixtureMemory:
             if not bool(prior.isfinite().all()):
                 raise DriftError(
                     f"the model's own score of {window.document} at token {window.position} is not a number; "
-                    f"give --dtype float32, or another model."
+                    f"give `Machine.dtype` float32, or another model."
                 )
             if self.together is not None:
                 for expert, forward in zip(self.active, self.together.forwards(window), strict=True):
@@ -291,7 +293,9 @@ class MixtureMemory:
         """
         values = state.values.get("states", [])
         if len(values) != len(self.readers) or state.tensors["logs"].shape != self.mixing.logs.shape:
-            raise DriftError("the state holds other experts than there are here; give the --experts it was made with.")
+            raise DriftError(
+                "the state holds other experts than there are here; give the `Learning.experts` it was made with."
+            )
         for i, (one, held) in enumerate(zip(self.readers, values, strict=True)):
             own = {key.removeprefix(f"{i}/"): v for key, v in state.tensors.items() if key.startswith(f"{i}/")}
             one.restore(State(own, held))

@@ -72,4 +72,4 @@ def row_rule(learning: Learning, values: Tensor) -> RowRule:
         return RowSGD(values, learning.momentum)
     if learning.rule == "adam":
         return RowAdam(values)
-    raise DriftError(f"--rule was {learning.rule}, which has no form for rows side by side; give sgd or adam.")
+    raise DriftError(f"`Learning.rule` was {learning.rule}, which has no form for rows side by side; give sgd or adam.")

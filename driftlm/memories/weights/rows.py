@@ -97,8 +97,9 @@ class WeightRows:
     def __init__(self, memory: WeightMemory, rows: int) -> None:
         if memory.salience is not None:
             raise DriftError(
-                f"--salience was {memory.learning.salience}, but documents read side by side are learned from all "
-                f"tokens alike; give --salience uniform, or --batch 1."
+                f"`Learning.salience` was {memory.learning.salience}, but documents read side by side are learned from "
+                f"all "
+                f"tokens alike; give `Learning.salience` uniform, or `Stream.batch` 1."
             )
         self.memory, self.learning, self.windows = memory, memory.learning, memory.windows
         self.lora = RowLora(memory.trainable, rows)

@@ -80,7 +80,7 @@ def refuse_other_statistics(state: Mapping[str, Tensor], expected: Mapping[str, 
     kinds = [{name: (one.shape, one.dtype) for name, one in some.items()} for some in (state, expected)]
     if kinds[0] != kinds[1]:
         raise DriftError(
-            "the state holds other statistics than the update rule keeps; give the --rule it was learned with."
+            "the state holds other statistics than the update rule keeps; give the `Learning.rule` it was learned with."
         )
 
 
@@ -165,12 +165,13 @@ class RMS:
     def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None:
         if settings.rms is None:
             raise DriftError(
-                "--rule rms needs gradient statistics; make them with `driftlm statistics TEXT --out FILE` "
-                "and give --statistics FILE."
+                "`Learning.rule` rms needs gradient statistics; make them with `driftlm statistics TEXT --out FILE` "
+                "and give `Learning.statistics` FILE."
             )
         if settings.epsilon == 0 and any(bool((rms == 0).any()) for rms in settings.rms):
             raise DriftError(
-                "--epsilon was 0 but some gradients were always zero in the statistics; give a small one such as 1e-4."
+                "`Learning.epsilon` was 0 but some gradients were always zero in the statistics; give a small one such "
+                "as 1e-4."
             )
         self.parameters, self.prior = parameters, prior
         self.learning_rate = settings.learning_rate
@@ -212,7 +213,7 @@ def rule_class(name: str) -> Any:
     """
     known = dict(RULES) | {entry.name: entry.value for entry in entry_points(group="driftlm.rules")}
     if name not in known:
-        raise DriftError(f"--rule was {name!r}; give one of {', '.join(sorted(known))}, or mixture.")
+        raise DriftError(f"`Learning.rule` was {name!r}; give one of {', '.join(sorted(known))}, or mixture.")
     module, attribute = known[name].split(":")
     return getattr(import_module(module), attribute)
 

@@ -102,11 +102,14 @@ def read_side_by_side(
         ('aaabbbccc', 9)
     """
     if isinstance(memory, MixtureMemory):
-        raise DriftError(f"--batch was {rows}, but a mixture reads one document at a time; give --batch 1.")
+        raise DriftError(
+            f"`Stream.batch` was {rows}, but a mixture reads one document at a time; give `Stream.batch` 1."
+        )
     if memory.learning.reset != "document":
         raise DriftError(
-            f"--batch was {rows} and --reset {memory.learning.reset}, but documents read side by side know nothing "
-            f"of each other; give --reset document, or --batch 1."
+            f"`Stream.batch` was {rows} and `Learning.reset` {memory.learning.reset}, but documents read side by side "
+            f"know nothing "
+            f"of each other; give `Learning.reset` document, or `Stream.batch` 1."
         )
     totals = totals or Totals(static_nats=0.0 if compares else None)
     return SideBySide(memory, documents, rows, compares, limit, totals, first).steps()

@@ -50,7 +50,8 @@ class Statistics:
             if name not in self.rms or self.rms[name].shape != parameter.shape:
                 raise DriftError(
                     f"the gradient statistics have nothing of the right shape for {name}; give statistics made for "
-                    f"this model, and --learn all or norms (a new LoRA has no gradient statistics at the prior)."
+                    f"this model, and `Learning.learn` all or norms (a new LoRA has no gradient statistics at the "
+                    f"prior)."
                 )
         return tuple(self.rms[name].to(parameter.device) for name, parameter in parameters.items())
 
@@ -99,8 +100,8 @@ class Statistics:
         if beside.parent == BUNDLED and beside.exists():
             return Statistics.load(beside)
         raise DriftError(
-            "--rule rms needs gradient statistics of this model; make them with "
-            "`driftlm statistics TEXT --model DIR --out FILE` and give --statistics FILE."
+            "`Learning.rule` rms needs gradient statistics of this model; make them with "
+            "`driftlm statistics TEXT --model DIR --out FILE` and give `Learning.statistics` FILE."
         )
 
 

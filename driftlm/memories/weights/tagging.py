@@ -69,20 +69,22 @@ def tagger_of(name: str) -> Tagger:
         return spans_by_rule
     kind, _, model = name.partition(":")
     if kind != "spacy":
-        raise DriftError(f"--tagger was {name!r}; give rules, spacy or spacy:MODEL.")
+        raise DriftError(f"`Learning.tagger` was {name!r}; give rules, spacy or spacy:MODEL.")
     model = model or "en_core_web_sm"
     try:
         import spacy
     except ImportError as error:
         raise DriftError(
-            f"--tagger {name} needs spaCy; install it with `pip install 'driftlm[ner]'`, or give --tagger rules."
+            f"`Learning.tagger` {name} needs spaCy; install it with `pip install 'driftlm[ner]'`, or give "
+            f"`Learning.tagger` rules."
         ) from error
     try:
         language = spacy.load(model)
     except OSError as error:
         raise DriftError(
-            f"--tagger {name}: spaCy has no model {model!r} here; install it with `python -m spacy download {model}`, "
-            f"or give --tagger rules."
+            f"`Learning.tagger` {name}: spaCy has no model {model!r} here; install it with `python -m spacy download "
+            f"{model}`, "
+            f"or give `Learning.tagger` rules."
         ) from error
 
     def spans_by_spacy(text: str) -> list[tuple[int, int]]:

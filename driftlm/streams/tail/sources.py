@@ -86,7 +86,7 @@ class Tail:
         if not sources:
             raise DriftError("nothing was given to follow; name a file, a folder, or - for standard input.")
         if piece is not None and piece < SMALLEST_PIECE:
-            raise DriftError(f"--piece was {piece}; give at least {SMALLEST_PIECE} bytes.")
+            raise DriftError(f"`Stream.piece` was {piece}; give at least {SMALLEST_PIECE} bytes.")
         if len(set(sources)) < len(sources):
             raise DriftError("a source is given twice; give each of them once.")
         self.idle, self.stopped = idle, False
@@ -155,7 +155,7 @@ def opened(
     if source == STDIN:
         return Pipe(source, stdin == "jsonl", piece, say)
     if source.startswith(DATASET):
-        raise DriftError(f"{name}: a dataset does not grow; read it without --follow.")
+        raise DriftError(f"{name}: a dataset does not grow; read it without `Stream.follow`.")
     if os.path.isdir(source):
         return Folder(source, piece, versions, known, say)
     why = REFUSED.get(os.path.splitext(source.lower())[1])
