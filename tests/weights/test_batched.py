@@ -150,9 +150,12 @@ def take(rows: WeightRows, window: Window, nowhere: bool = False) -> list[Tensor
     return nats
 
 
-def stepped(windows: Sequence[Window], rate: float = 0.3) -> Tensor:
-    """By hand, from the prior: θ − η·(Σ over the windows of the gradient of their summed nats) / (their new tokens)."""
+def stepped(windows: Sequence[Window], rate: float = 0.3, start: Tensor | None = None) -> Tensor:
+    """By hand, θ the prior or `start`: θ − η·(Σ over the windows of the gradient of summed nats) / (new tokens)."""
     memory = memory_of("llama", "overlapping")
+    if start is not None:
+        for p, values in zip(memory.parameters, start.split([p.numel() for p in memory.parameters]), strict=True):
+            p.data = values.view_as(p).clone()
     for window in windows:
         logits = memory.language_model.model(input_ids=torch.tensor([window.inputs])).logits[0, -window.new :]
         F.cross_entropy(logits, torch.tensor(window.targets), reduction="sum").backward()
@@ -191,6 +194,7 @@ def test_leftovers_are_stepped_for_the_rows_that_ended_alone() -> None:
     take(undisturbed, windows[2])
     # The count of the stream goes on: the third window is a step of its own behind leftovers.
     assert [row.counts.updates for row in rows.rows] == [2, 1] and not torch.equal(rows.lora.values[0], first)
+    assert torch.allclose(rows.lora.values[0], stepped(windows[2:3], start=first), atol=1e-6)
     assert torch.equal(rows.lora.values[1], undisturbed.lora.values[1])
     assert torch.allclose(rows.lora.values[1], stepped(windows[:3]), atol=1e-6)
     numbers_now = rows.lora.values.clone()

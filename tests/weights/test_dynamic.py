@@ -182,8 +182,11 @@ def test_a_state_in_mid_document_holds_all_and_nothing_of_it_is_shared(rule: str
         other.finish("d")
         assert same(other.state().tensors, memory.state().tensors) and other.counts == memory.counts
         assert same(given.tensors, through_files(written).tensors)
-    other.restore(memory_of("cached", **learning).state())  # nothing waits there
+    fresh = memory_of("cached", **learning)
+    read(other, windows[:1])
+    other.restore(fresh.state())  # nothing waits there, and what waited here is gone
     assert group(other, "gradients") == group(other, "cache") == group(other, "rule") == {}
+    assert torch.equal(read(other, windows[:5]), read(fresh, windows[:5]))
 
 
 def test_a_state_of_other_layers_is_refused_and_the_memory_goes_on() -> None:
