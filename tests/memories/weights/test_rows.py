@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from driftlm import DriftError, Step, WeightMemory, Windows, read_stream
@@ -129,6 +130,109 @@ def test_a_row_that_takes_no_step_keeps_its_numbers_and_its_rule(settings: str) 
             assert all(same) or not any(same)
             stepped += [] if all(same) else [(turn, n)]
     assert stepped == [(1, 1), (2, 0), (4, 1), (5, 0)]
+
+
+def accumulating(every: int) -> tuple[WeightRows, list[Window]]:
+    memory = memory_of("llama", "overlapping", learning_rate=0.3, every=every, cadence="accumulate", reset="never")
+    return WeightRows(memory, 2), list(split("d", *numbers(DOCUMENTS[0].text), memory.windows))
+
+
+def take(rows: WeightRows, window: Window, nowhere: bool = False) -> list[Tensor]:
+    """Both rows score and learn a window; the first one from numbers that are none, where that is said."""
+    kept = rows.lora.values[0].clone()
+    if nowhere:
+        rows.lora.values[0] = torch.nan
+    nats = rows.score([window] * 2)
+    rows.learn()
+    if nowhere:
+        assert bool(rows.lora.values[0].isnan().all())
+        rows.lora.values[0] = kept
+    return nats
+
+
+def stepped(windows: Sequence[Window], rate: float = 0.3, start: Tensor | None = None) -> Tensor:
+    """By hand, θ the prior or `start`: θ − η·(Σ over the windows of the gradient of summed nats) / (new tokens)."""
+    memory = memory_of("llama", "overlapping")
+    if start is not None:
+        for p, values in zip(memory.parameters, start.split([p.numel() for p in memory.parameters]), strict=True):
+            p.data = values.view_as(p).clone()
+    for window in windows:
+        logits = memory.language_model.model(input_ids=torch.tensor([window.inputs])).logits[0, -window.new :]
+        F.cross_entropy(logits, torch.tensor(window.targets), reduction="sum").backward()
+    tokens = sum(window.new for window in windows)
+    return torch.cat([(p.data - rate * p.grad / tokens).flatten() for p in memory.parameters if p.grad is not None])
+
+
+def test_a_graph_is_built_where_any_row_learns_and_only_there() -> None:
+    memory = memory_of("llama", "overlapping", learning_rate=0.3, every=3)
+    rows, graphs = WeightRows(memory, 2), list[bool]()
+    memory.language_model.model.base_model.register_forward_hook(
+        lambda module, inputs, output: graphs.append(bool(output[0].requires_grad))
+    )
+    windows = list(split("d", *numbers(spelled(random_ids(64)[1:]).text), memory.windows))
+    take(rows, windows[0])
+    rows.reset(1)  # its count starts again, a window behind
+    for window in windows[1:]:
+        take(rows, window)
+    assert graphs == [False, False, True, True, False, True, True, False]
+    assert [row.counts.updates for row in rows.rows] == [2, 2]
+
+
+def test_leftovers_are_stepped_for_the_rows_that_ended_alone() -> None:
+    rows, windows = accumulating(every=3)
+    undisturbed, _ = accumulating(every=3)
+    prior = rows.lora.values.clone()
+    for window in windows[:2]:
+        take(rows, window)
+        take(undisturbed, window)
+    assert torch.equal(rows.lora.values, prior)
+    assert [counts.updates for counts in rows.finish([0])] == [1]
+    assert torch.allclose(rows.lora.values[0], stepped(windows[:2]), atol=1e-6)
+    assert torch.equal(rows.lora.values[1], prior[1])
+    first = rows.lora.values[0].clone()
+    take(rows, windows[2])
+    take(undisturbed, windows[2])
+    # The count of the stream goes on: the third window is a step of its own behind leftovers.
+    assert [row.counts.updates for row in rows.rows] == [2, 1] and not torch.equal(rows.lora.values[0], first)
+    assert torch.allclose(rows.lora.values[0], stepped(windows[2:3], start=first), atol=1e-6)
+    assert torch.equal(rows.lora.values[1], undisturbed.lora.values[1])
+    assert torch.allclose(rows.lora.values[1], stepped(windows[:3]), atol=1e-6)
+    numbers_now = rows.lora.values.clone()
+    assert [counts.updates for counts in rows.finish([0, 1])] == [2, 1]  # nothing waits
+    assert torch.equal(rows.lora.values, numbers_now)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_row_without_numbers_leaves_that_window_out_of_its_mean_and_the_other_row_alone(bad: int) -> None:
+    rows, windows = accumulating(every=4)
+    sound, _ = accumulating(every=4)
+    for number, window in enumerate(windows[:4]):
+        nats, expected = take(rows, window, number == bad), take(sound, window)
+        kinds = [[event.kind for event in events] for events in rows.events]
+        assert kinds == [["prior_used"] if number == bad else [], []]
+        assert torch.equal(nats[1], expected[1]) and bool(nats[0].isfinite().all())
+    left = [window for number, window in enumerate(windows[:4]) if number != bad]
+    assert torch.allclose(rows.lora.values[0], stepped(left), atol=1e-6)
+    assert torch.equal(rows.lora.values[1], sound.lora.values[1])
+    assert [row.counts for row in rows.rows] == [
+        Counts(updates=1, prior_used=8, skipped_updates=1), Counts(updates=1)
+    ]  # fmt: skip
+
+
+def test_a_row_that_goes_back_drops_its_waiting_gradients_and_keeps_its_place_in_the_cadence() -> None:
+    rows, windows = accumulating(every=4)
+    sound, _ = accumulating(every=4)
+    for number, window in enumerate(windows[:4]):
+        take(rows, window, nowhere=number in (1, 2))
+        take(sound, window)
+        kinds = [[event.kind for event in events] for events in rows.events]
+        assert kinds == [[[], ["prior_used"], ["prior_used", "rollback"], []][number], []]
+    assert [row.rate for row in rows.rows] == [0.15, 0.3]
+    assert torch.allclose(rows.lora.values[0], stepped(windows[3:4], 0.15), atol=1e-6)
+    assert torch.equal(rows.lora.values[1], sound.lora.values[1])
+    assert [row.counts for row in rows.rows] == [
+        Counts(updates=1, rollbacks=1, prior_used=16, skipped_updates=1), Counts(updates=1)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("window", ["overlapping", "cached"])
