@@ -2,7 +2,8 @@
 
     python -m benchmarks.same_totals [--commit REV] [--group NAME ...]
 
-Each computes the table of `tests.pins.totals` with its own code; by default the commit is the one that pinned it.
+Each computes the table of `tests.pins.totals` with its own code; by default the commit is the one that wrote the pinned
+table last.
 """
 
 import argparse
@@ -77,10 +78,10 @@ def differing(before: Table, after: Table) -> list[str]:
 def main() -> None:
     """Compare, and say so; ends with 1 where anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", default="", help="revision to compare with; that which pinned the table")
+    parser.add_argument("--commit", default="", help="revision to compare with; that which wrote the pinned table last")
     parser.add_argument("--group", nargs="+", default=[], help="rows to compute; all of them")
     arguments = parser.parse_args()
-    commit = arguments.commit or git("log", "--diff-filter=A", "-1", "--format=%H", "--", PINNED)
+    commit = arguments.commit or git("log", "-1", "--format=%H", "--", PINNED)
     if not commit:
         sys.exit(f"no commit holds {PINNED}; name one with --commit")
     with checked_out(commit) as tree:

@@ -82,8 +82,8 @@ def through(memory: Any, steps: Iterable[Any], earlier: Sequence[Tensor] = (), c
         memory: that reads.
         steps: its reading.
         earlier: tensors that the digest has besides.
-        chaotic: whether rounding grows without limit, so that nats differ between machines; then only the digest has
-            them.
+        chaotic: whether rounding grows without limit, so that scores differ between machines; then only the digest
+            has what follows from them.
     """
     scores, nats, tokens = list(earlier), list[float](), 0
     for step in steps:
@@ -91,7 +91,8 @@ def through(memory: Any, steps: Iterable[Any], earlier: Sequence[Tensor] = (), c
         nats = [step.totals.nats] + ([] if step.static_nats is None else [step.totals.static_nats])
         tokens = step.totals.tokens
     counts = [getattr(memory.counts, name) for name in ("updates", "rollbacks", "prior_used", "skipped_updates")]
-    return row([*([] if chaotic else nats), tokens, *counts], [*scores, *learned(memory)])
+    numbers = [tokens, *counts[:2]] if chaotic else [*nats, tokens, *counts]
+    return row(numbers, [*scores, *learned(memory)])
 
 
 def reading(memory: Any, documents: Sequence[Document], compares: bool = False) -> Row:
