@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.folders.outcomes import KINDS, MODEL, STOPPED, moved_home
-from tests.running import driftlm, refused
+from tests.support.running import driftlm, refused
 
 KEPT = Path(__file__).parent / "folders" / "v1"
 EXPECTED: dict[str, Any] = json.loads((KEPT / "expected.json").read_bytes())

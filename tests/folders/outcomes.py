@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from driftlm.live.sealed import SEAL, read_sealed, write_sealed
-from tests.running import Outcome
+from driftlm.storage.checked_json import SEAL, read_sealed, write_sealed
+from tests.support.running import Outcome
 
 MODEL = "model"
 TOTALS = ("tokens", "bytes", "nats", "static_nats", "updates", "rollbacks", "windows", "documents")
@@ -129,7 +129,7 @@ def holding(home: Path, text: bytes) -> list[Path]:
 
 def answered(home: Path) -> list[Any]:
     """The answer of a home with sources, and where it is from."""
-    from driftlm.live.opening import opened
+    from driftlm.homes.opening import opened
 
     with opened(home) as place:
         answer = place.answer(QUESTION)

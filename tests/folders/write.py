@@ -23,11 +23,11 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from driftlm.cli import main
+from driftlm.cli.main import main
 from driftlm.models.loading import no_progress_bar
-from tests.families import BOS, POSITIONS, VOCABULARY, _build, tiny_tokenizer
 from tests.folders.outcomes import KINDS, MODEL
-from tests.running import Outcome, start, words
+from tests.support.families import BOS, POSITIONS, VOCABULARY, _build, tiny_tokenizer
+from tests.support.running import Outcome, start, words
 
 SHAPES = ["--vectors", 2, "--encoder-width", 8, "--encoder-layers", 1, "--encoder-heads", 2, "--blocks", 1]
 SHAPES += ["--heads", 2, "--head-width", 4, "--key-width", 4, "--longest", 128]

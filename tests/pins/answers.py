@@ -36,7 +36,7 @@ from driftlm.memories.context.encoders import StatesOfModel
 from driftlm.memories.context.source import RetrievalSource
 from driftlm.memories.retrieval import BM25Memory, DenseMemory
 from driftlm.memories.weights.camels import SalienceNetwork
-from driftlm.memories.weights.learning import FROZEN, SalienceTraining
+from driftlm.memories.weights.learning import FROZEN
 from driftlm.models.loading import no_progress_bar
 from driftlm.models.machine import Machine
 from driftlm.runs.tuning import tuned
@@ -44,6 +44,7 @@ from driftlm.streams.facts import facts
 from driftlm.training.batches import fact_batches
 from driftlm.training.meta_training import Trainer
 from driftlm.training.salience import sources as salience_sources
+from driftlm.training.settings import SalienceTraining
 from driftlm.training.unrolling import Inner, SalienceTrainer
 from tests.pins.readings import (
     BUNDLED_GRID,
