@@ -49,7 +49,7 @@ def formula_of(memory: WeightMemory) -> Formula:
         return forward * size, backward * size
 
     formula = formula_by(memory, measure, learned * step_of(memory.learning) if learned else 0)
-    if not memory.accumulates:
+    if not memory.schedule.accumulates:
         return formula
     # Each window's gradient is added to the ones before, but for the first behind a step: there are as many as steps.
     added = ADDED * learned

@@ -130,4 +130,4 @@ def keep_in_sources(home: Home, history: Sequence[int]) -> None:
         for id in [id for id in home.memory.sources[0].documents if id not in documents]:
             home.memory.forget(id)
     for one in learners(home.memory).values():
-        one.windows_read = windows
+        one.schedule.windows_read = windows

@@ -155,7 +155,8 @@ class ComposedMemory:
         """
         self.refuse_long(windows)
         self.windows = self.weights.windows = windows
-        self.weights.rule, self.weights.guard, self.keeps = None, None, False
+        self.weights.stop_learning()
+        self.keeps = False
         self.begin()
 
     @torch.no_grad()

@@ -184,7 +184,7 @@ def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) ->
         if step % len(windows) == 0:
             order.shuffle(windows)
         memory.learn(windows[step % len(windows)])
-        memory.rule.learning_rate *= (steps - step - 1) / (steps - step)  # a rate that the guard halved stays halved
+        memory.rate *= (steps - step - 1) / (steps - step)  # a rate that the guard halved stays halved
 
 
 def memory_bytes(memory: Learner) -> int:

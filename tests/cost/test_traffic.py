@@ -16,6 +16,7 @@ from driftlm.cost.summary import summarized
 from driftlm.cost.traffic import bytes_of, formula_of, step_of
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import MixtureMemory
+from driftlm.memories.weights.rules import flat, gradients_of
 from driftlm.memories.weights.statistics import gather
 from driftlm.models.scoring import KEPT_LOGITS
 from driftlm.runs.folder import Run, line
@@ -121,8 +122,6 @@ def test_a_step_moves_what_a_rule_reads_and_changes(settings: dict[str, Any], tm
     gather(model, [Document("rain", "It rained.")], grid).save(statistics)
     learning = Learning(statistics=str(statistics), guard="off", **settings)
     memory = WeightMemory(model, grid, learning)
-    rule = memory.rule
-    assert rule is not None
     first, second, _ = windows_of(grid)
     memory.learn(first)
     memory.score(second).sum()
@@ -130,11 +129,13 @@ def test_a_step_moves_what_a_rule_reads_and_changes(settings: dict[str, Any], tm
     memory.scored.forward.nats.mean().backward()
 
     def held() -> list[Tensor]:
-        return [one.clone() for one in (*(p.data for p in memory.parameters), *rule.state().values()) if one.ndim]
+        return [
+            one.clone() for one in (*(p.data for p in memory.parameters), *flat(memory.rule_state).values()) if one.ndim
+        ]
 
     before = held()
     with Used() as used:
-        rule.step()
+        memory.rule.update(gradients_of(memory.parameters), memory.rule_state, memory.values(), memory.rate)
     changed = sum(new.numel() for new, old in zip(held(), before, strict=True) if not torch.equal(new, old))
     parameters = sum(p.numel() for p in memory.parameters)
     assert sum(used.read.values()) + changed == step_of(learning) * parameters

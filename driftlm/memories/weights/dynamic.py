@@ -4,21 +4,22 @@ Sources: Krause et al. 2018 (dynamic evaluation), Rannen-Triki et al. 2024 "Revi
 and Transformer-XL windows, update frequency, LoRA). Learning uses the forward pass that scored, never a second one.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from driftlm.core.errors import Diverged, DriftError
+from driftlm.core.errors import DriftError
 from driftlm.memories.base import Counts, Event, Example, State
-from driftlm.memories.weights.guard import Guard
+from driftlm.memories.weights.last_good import LastGood
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.prior import Prior, StaticModel
-from driftlm.memories.weights.rules import Rule, RuleSettings, rule_class
+from driftlm.memories.weights.rules import Rule, RuleSettings, fill, flat, gradients_of, named, rule_class
 from driftlm.memories.weights.salience import salience_of
+from driftlm.memories.weights.schedule import Decision, Schedule, Scored
 from driftlm.memories.weights.statistics import Statistics, gather
 from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.loading import LanguageModel, load, refuse_long_context
@@ -38,16 +39,6 @@ EXAMPLES = {
     "rms reset": Learning(rule="rms", learning_rate=1e-3, epsilon=1e-3, decay=0.01, reset="document"),
     "tfidf sgd": Learning(rule="sgd", learning_rate=0.2, salience="tfidf"),
 }
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A window that was scored and not yet learned from: its forward pass, and the nats that stand."""
-
-    window: Window
-    forward: Forward
-    nats: Tensor
-    bad: bool
 
 
 class WeightMemory:
@@ -86,35 +77,40 @@ class WeightMemory:
         self.prior = Prior(self.trainable)
         self.salience = salience_of(learning, self.language_model, self.prior, windows.context)
         self.counts = Counts()
-        self.statistics: Statistics | None = None
+        self.rule = self.new_rule() if self.parameters else None
         self.start_fresh()
 
     def start_fresh(self) -> None:
-        """Nothing read since the prior."""
-        self.rule = self.new_rule() if self.parameters else None
-        self.guard: Guard | None = None
-        if self.rule is not None and self.learning.guard == "on":
-            self.guard = Guard(self.parameters, self.rule, self.prior.values, self.language_model.vocabulary)
+        """Begin as if nothing had been read since the prior."""
+        self.schedule = Schedule(self.learning, self.language_model.vocabulary, self.rule is not None)
+        self.rule_state = self.rule.init(self.values()) if self.rule is not None else {}
+        self.rate = self.learning.rate()
+        self.last_good = LastGood()
         if self.salience is not None:
             self.salience.reset()
         self.cache = self.empty_cache()
-        self.windows_read = 0
-        self.waiting = 0  # new tokens whose gradient waits for its step
         self.scored: Scored | None = None
         self.events: tuple[Event, ...] = ()
 
     def new_rule(self) -> Rule:
-        """The update rule before its first step."""
+        """Return the update rule that the settings name."""
         settings, rms, normalizer = self.learning, None, 1.0
         if settings.rule == "rms":
-            if self.statistics is None:
-                self.statistics = Statistics.for_model(self.language_model, settings.statistics)
-            rms, normalizer = self.statistics.of(self.trainable.parameters), self.statistics.normalizer
-        numbers = RuleSettings(
-            settings.rate(), settings.momentum, settings.decay, settings.epsilon, rms=rms, normalizer=normalizer
+            statistics = Statistics.for_model(self.language_model, settings.statistics)
+            rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
+        rule: Rule = rule_class(settings.rule)(
+            RuleSettings(settings.momentum, settings.decay, settings.epsilon, self.prior.values, rms, normalizer)
         )
-        rule: Rule = rule_class(settings.rule)(self.parameters, self.prior.values, numbers)
         return rule
+
+    def values(self) -> list[Tensor]:
+        """Return the parameters' own storage, one tensor each."""
+        return [parameter.data for parameter in self.parameters]
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Return all that a step changes, by name."""
+        values = {f"good/{place}": value for place, value in enumerate(self.values())}
+        return values | {f"rule/{name}": one for name, one in flat(self.rule_state).items()}
 
     def empty_cache(self) -> KeyValues | None:
         """At the start of a document."""
@@ -145,43 +141,37 @@ class WeightMemory:
             fed = replace(window, inputs=window.inputs[-(max(left - self.windows.stride, 0) + window.new) :])
             cache = None if cache is None else cache.trimmed(max(left - self.windows.stride, 0))
         if forward is None:
-            with torch.set_grad_enabled(self.learns_next()):
+            with torch.set_grad_enabled(self.schedule.due()):
                 forward = self.scorer.forward(fed, cache, before)
-        nats, bad, events = judged(self.guard, window, forward, lambda: self.prior_nats(fed, before))
-        self.scored, self.events = Scored(window, forward, nats, bad), events
-        return nats
+        self.scored = self.schedule.judge(window, forward, lambda: self.prior_nats(fed, before))
+        self.events = self.scored.events
+        return self.scored.nats
 
     def learn(self, window: Window, backward: bool = True) -> None:
-        """Advance the cache, and take the step that the cadence asks for with the forward pass that scored.
+        """Advance the cache, and take the step that the schedule asks for with the forward pass that scored.
 
         Without `backward` the gradient was taken already, together with those of other learners.
         """
         self.score(window)
         assert self.scored is not None
-        forward, bad = self.scored.forward, self.scored.bad
-        learns, self.scored = self.learns_next(), None
-        self.windows_read += 1
+        scored, decision, self.scored = self.scored, self.decision(), None
         if self.salience is not None:
             self.salience.read(window)
-        self.counts.prior_used += int((~forward.finite).sum()) if bad else 0
-        if forward.cache is not None:
-            self.cache = forward.cache.trimmed(self.windows.context - self.windows.stride)
-        if self.guard is not None and self.guard.saw(bad):
-            self.cache = self.empty_cache()
-            self.drop_gradients()
-            self.counts.rollbacks += 1
-        elif learns:
-            finite = not bad or bool(forward.finite.all())
-            if finite:
-                self.add_gradient(forward.nats, window, backward)
-            else:
-                self.counts.skipped_updates += 1
-            if self.windows_read % self.learning.every == 0 and (finite or self.waiting):
-                self.step()
+        self.counts.prior_used += 0 if scored.finite else int((~scored.forward.finite).sum())
+        self.counts.skipped_updates += decision.skip
+        if scored.forward.cache is not None:
+            self.cache = scored.forward.cache.trimmed(self.windows.context - self.windows.stride)
+        if decision.go_back:
+            self.go_back()
+        elif decision.learn:
+            self.add_gradient(scored.forward.nats, window, backward)
+        self.schedule.take(decision, scored.bad, window.new)
+        if decision.step:
+            self.step()
 
     def finish(self, document: str) -> None:
         """Step leftovers, drop the cache, and go back to the prior where that was asked for."""
-        if self.waiting:
+        if self.schedule.waiting:
             self.step()
         self.cache, self.scored = self.empty_cache(), None
         if self.salience is not None:
@@ -189,33 +179,21 @@ class WeightMemory:
         if self.learning.reset == "document":
             self.reset()
 
-    def learns_next(self) -> bool:
-        """Whether the next window's gradient is wanted."""
-        if self.rule is None:
-            return False
-        return self.learning.cadence == "accumulate" or (self.windows_read + 1) % self.learning.every == 0
+    def stop_learning(self) -> None:
+        """Score from now on by the parameters as they are."""
+        self.rule, self.schedule = None, Schedule(self.learning, self.language_model.vocabulary, learns=False)
 
-    def wants_gradient(self) -> bool:
-        """Whether the scored window's gradient is wanted: the cadence asks, and the guard does not step in."""
-        if self.scored is None or not self.learns_next():
-            return False
-        bad = self.scored.bad
-        goes_back = self.guard is not None and self.guard.would_go_back(bad)
-        return not goes_back and (not bad or bool(self.scored.forward.finite.all()))
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether gradients of several windows make one step."""
-        return self.learning.cadence == "accumulate" and self.learning.every > 1
+    def decision(self) -> Decision:
+        """Return what becomes of the scored window."""
+        return Decision() if self.scored is None else self.schedule.decide(self.scored.bad, self.scored.finite)
 
     def loss(self, nats: Tensor) -> Tensor:
         """The window's mean; with `accumulate` its sum, divided by all tokens at the step."""
-        return nats.sum() if self.accumulates else nats.mean()
+        return nats.sum() if self.schedule.accumulates else nats.mean()
 
     @torch.enable_grad()
     def add_gradient(self, nats: Tensor, window: Window, backward: bool) -> None:
         """The gradient of the window's loss."""
-        self.waiting += window.new if self.accumulates else 0
         if self.salience is not None:
             weights = self.salience.weights(window).to(nats.device)
             if not bool(weights.any()):
@@ -224,25 +202,35 @@ class WeightMemory:
         if backward:
             self.loss(nats).backward()
 
+    @torch.no_grad()
     def step(self) -> None:
-        """One update of the parameters by the gradients they hold; none where no token weighed anything."""
+        """Take one update by the gradients that the parameters hold; none where no token weighed anything."""
         assert self.rule is not None
-        gradients, tokens, self.waiting = [p.grad for p in self.parameters if p.grad is not None], self.waiting, 0
+        gradients, tokens = [p.grad for p in self.parameters if p.grad is not None], self.schedule.waiting
         if not gradients:
+            self.schedule.waiting = 0
             return
         if tokens:
             torch._foreach_div_(gradients, float(tokens))
-        if self.guard is not None:
-            self.guard.keep(self.rule.step)
-        else:
-            self.rule.step()
+        if self.schedule.stepped():
+            self.last_good.keep(self.numbers())
+        self.rule.update(gradients_of(self.parameters), self.rule_state, self.values(), self.rate)
+        self.drop_gradients()
         self.counts.updates += 1
 
+    def go_back(self) -> None:
+        """Bring the last good state back, at half the rate."""
+        if not self.schedule.unchanged:
+            self.last_good.bring_back(self.numbers())
+        self.rate /= 2
+        self.cache = self.empty_cache()
+        self.drop_gradients()
+        self.counts.rollbacks += 1
+
     def drop_gradients(self) -> None:
-        """Forget gradients that wait for a step."""
+        """Forget the gradients that the parameters hold."""
         for parameter in self.parameters:
             parameter.grad = None
-        self.waiting = 0
 
     def prior_nats(self, window: Window, before: Before) -> Tensor:
         """What the prior says of a window, from its inputs alone: a cache made by diverged parameters is no witness."""
@@ -259,21 +247,17 @@ class WeightMemory:
 
     def state(self) -> State:
         """Parameters, rule, waiting gradients, guard, cache: enough to go on bit-equal."""
-        values: dict[str, Any] = {
-            "windows_read": self.windows_read,
-            "waiting": self.waiting,
-            "counts": vars(self.counts).copy(),
-        }
+        values: dict[str, Any] = self.schedule.state() | {"counts": vars(self.counts).copy()}
         groups: dict[str, Mapping[str, Tensor]] = {"parameters": self.trainable.parameters}
-        if self.waiting:
+        if self.schedule.waiting:
             learned = self.trainable.parameters.items()
             groups["gradients"] = {name: p.grad for name, p in learned if p.grad is not None}
         if self.cache is not None:
             groups["cache"], values["origin"] = self.cache.tensors(), self.cache.origin
         if self.rule is not None:
-            groups["rule"], values["learning_rate"] = self.rule.state(), self.rule.learning_rate
-        if self.guard is not None:
-            groups["guard"], values["guard"] = self.guard.state()
+            groups["rule"], values["learning_rate"] = named(self.rule_state), self.rate
+        if not self.schedule.unchanged:
+            groups["guard"] = self.last_good.copies
         if self.salience is not None:
             values["salience"] = self.salience.state()
         tensors = {f"{group}/{key}": value for group, held in groups.items() for key, value in held.items()}
@@ -299,18 +283,18 @@ class WeightMemory:
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = value.to(device, copy=True)
         for name, parameter in self.trainable.parameters.items():
-            parameter.data = groups["parameters"][name]
+            parameter.data.copy_(groups["parameters"][name])
             parameter.grad = groups.get("gradients", {}).get(name)
         values = state.values
-        self.windows_read, self.waiting = values["windows_read"], values["waiting"]
+        self.schedule.restore(values)
         self.counts = replace(self.counts, **values["counts"])
         if self.cache is not None:
             self.cache = KeyValues.of(groups.get("cache", {}), values["origin"])
         if self.rule is not None:
-            self.rule.learning_rate = values["learning_rate"]
-            self.rule.restore(groups.get("rule", {}))
-        if self.guard is not None:
-            self.guard.restore(groups.get("guard", {}), values["guard"])
+            self.rate = values["learning_rate"]
+            fill(self.rule_state, groups.get("rule", {}))
+        if not self.schedule.unchanged:
+            self.last_good.restore(groups.get("guard", {}), self.numbers())
         if self.salience is not None:
             self.salience.restore(values["salience"])
 
@@ -349,31 +333,3 @@ def chosen_by(language_model: LanguageModel, learning: Learning) -> Trainable:
         freeze_embeddings=learning.freeze_embeddings,
         seed=learning.seed,
     )
-
-
-def judged(
-    guard: Guard | None, window: Window, forward: Forward, prior_nats: Callable[[], Tensor]
-) -> tuple[Tensor, bool, tuple[Event, ...]]:
-    """The nats of a window that stand, whether its scores show divergence, and what is to be said of it.
-
-    Raises:
-        Diverged: without a guard, for a score that is not a number.
-    """
-    nats, bad, events = forward.nats.detach(), False, list[Event]()
-    if guard is not None:
-        bad = guard.is_bad(nats, forward.finite, prior_nats)
-        lost = int((~forward.finite).sum()) if bad else 0
-        if lost:
-            # Decided by the logits, before the token is seen; the prior's probabilities sum to one.
-            nats = torch.where(forward.finite, nats, prior_nats())
-            events.append(Event("prior_used", f"{lost} tokens scored by the prior: logits were not finite"))
-        if guard.would_go_back(bad):
-            events.append(
-                Event("rollback", "two windows in a row diverged: back to the last good state, at half the rate")
-            )
-    elif not bool(nats.isfinite().all()):
-        raise Diverged(
-            f"learning diverged: the score of {window.document} at token {window.position} is not a number; "
-            f"start a new run with a lower `Learning.learning_rate`, or with `Learning.guard` on."
-        )
-    return nats, bad, tuple(events)

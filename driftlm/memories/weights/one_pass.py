@@ -34,7 +34,7 @@ class OnePass:
             if one.rotary and one.cache:
                 caches.append(one.rotary.before(one.cache, window))
         first = self.learners[0]
-        with torch.set_grad_enabled(any(one.learns_next() for one in self.learners)):
+        with torch.set_grad_enabled(any(one.schedule.due() for one in self.learners)):
             stacked = {
                 name: torch.stack([one.trainable.parameters[name] for one in self.learners])
                 for name in first.trainable.parameters
@@ -45,7 +45,7 @@ class OnePass:
 
     def backward(self) -> None:
         """The gradients that learners want of the window they scored, added to those that wait."""
-        wanting = [one for one in self.learners if one.wants_gradient()]
+        wanting = [one for one in self.learners if one.decision().learn]
         parameters = [parameter for one in wanting for parameter in one.parameters]
         losses = [one.loss(one.scored.forward.nats) for one in wanting if one.scored is not None]
         if not losses:

@@ -40,8 +40,9 @@ class Prior:
             self.put(learned)
 
     def put_back(self) -> None:
-        """The parameters become a copy of θ₀."""
-        self.put([value.clone() for value in self.values])
+        """Write θ₀ over the parameters."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.data.copy_(value)
 
     def put(self, values: list[Tensor]) -> None:
         """Let the parameters hold `values` themselves."""

@@ -8,16 +8,17 @@ Letters: R rows, P learned numbers of a row, S new tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import Counts, Event
-from driftlm.memories.weights.dynamic import Scored, WeightMemory, judged
-from driftlm.memories.weights.guard import Guard
+from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.weights.last_good import LastGood
 from driftlm.memories.weights.row_rules import row_rule
+from driftlm.memories.weights.schedule import Schedule, Scored
 from driftlm.models.cache import KeyValues
 from driftlm.models.row_lora import RowLora
 from driftlm.models.row_scoring import score_rows
@@ -31,46 +32,15 @@ class Row:
 
     Attributes:
         rate: η, halved when the guard goes back.
-        guard: decides when; the tensors of good states are those of all rows together.
+        schedule: when it learns, and when it goes back.
         cache: keys and values, where windows are cached.
         counts: of what it did since its start.
-        windows_read: since its start, for the cadence.
-        waiting: new tokens whose gradient waits for its step.
     """
 
     rate: float
-    guard: Guard | None
+    schedule: Schedule
     cache: KeyValues | None
     counts: Counts = field(default_factory=Counts)
-    windows_read: int = 0
-    waiting: int = 0
-
-
-class RowInGuard:
-    """A row as its guard sees it: a rule whose state is all of the row's numbers."""
-
-    def __init__(self, rows: "WeightRows", row: Row) -> None:
-        self.rows, self.row = rows, row
-
-    @property
-    def learning_rate(self) -> float:
-        return self.row.rate
-
-    @learning_rate.setter
-    def learning_rate(self, rate: float) -> None:
-        self.row.rate = rate
-
-    def step(self) -> list[Tensor]:
-        """Taken for all rows together."""
-        return []
-
-    def state(self) -> dict[str, Tensor]:
-        """Kept for all rows together."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """The last good numbers come back."""
-        self.rows.bring_back(self.row)
 
 
 class WeightRows:
@@ -105,8 +75,8 @@ class WeightRows:
         self.lora = RowLora(memory.trainable, rows)
         self.prior = self.lora.values[0].clone()
         self.rule = row_rule(self.learning, self.lora.values)
-        self.waiting = torch.zeros_like(self.lora.values) if memory.accumulates else None
-        self.good = {name: tensor.clone() for name, tensor in self.numbers().items() if self.learning.guard == "on"}
+        self.waiting = torch.zeros_like(self.lora.values) if memory.schedule.accumulates else None
+        self.last_good = LastGood()
         self.rows = [self.fresh() for _ in range(rows)]
         self.scored: list[Scored] = []
         self.events: list[tuple[Event, ...]] = [()] * rows
@@ -116,11 +86,9 @@ class WeightRows:
         return {"values": self.lora.values} | self.rule.state
 
     def fresh(self) -> Row:
-        """A row that has read nothing."""
-        row = Row(self.learning.rate(), None, self.memory.empty_cache())
-        if self.learning.guard == "on":
-            row.guard = Guard([], RowInGuard(self, row), [], self.memory.language_model.vocabulary)
-        return row
+        """Return a row that has read nothing."""
+        schedule = Schedule(self.learning, self.memory.language_model.vocabulary)
+        return Row(self.learning.rate(), schedule, self.memory.empty_cache())
 
     # ---- score, then learn ------------------------------------------------------------------------------------------
 
@@ -129,15 +97,15 @@ class WeightRows:
         rotary, caches = self.memory.rotary, None
         if rotary:
             caches = [rotary.before(row.cache, one) for row, one in zip(self.rows, windows, strict=True) if row.cache]
-        with torch.set_grad_enabled(any(self.learns_next(row) for row in self.rows)):
+        with torch.set_grad_enabled(any(row.schedule.due() for row in self.rows)):
             keep = self.windows.context - self.windows.stride
             forwards = score_rows(self.memory.scorer, windows, self.lora.in_force(), caches, keep)
         told = zip(together([one.nats for one in forwards]), together([one.finite for one in forwards]), strict=True)
         self.scored, self.events = [], []
         for row, window, forward, (nats, finite) in zip(self.rows, windows, forwards, told, strict=True):
-            stands, bad, events = judged(row.guard, window, Forward(nats, finite), self.prior_nats(window))
-            self.scored.append(Scored(window, Forward(forward.nats, finite, forward.cache), stands, bad))
-            self.events.append(events)
+            judged = row.schedule.judge(window, Forward(nats, finite), self.prior_nats(window))
+            self.scored.append(replace(judged, forward=Forward(forward.nats, finite, forward.cache)))
+            self.events.append(judged.events)
         return [one.nats for one in self.scored]
 
     def prior_nats(self, window: Window) -> Callable[[], Tensor]:
@@ -147,28 +115,18 @@ class WeightRows:
     def learn(self) -> None:
         """Advance the caches, and take the steps that each row's cadence asks for, by one backward pass."""
         scored, self.scored = self.scored, []
-        read = list(zip(self.rows, scored, strict=True))
-        learns = [self.learns_next(row) for row in self.rows]
-        finite = [not one.bad or bool(one.forward.finite.all()) for one in scored]
-        goes_back = [row.guard is not None and row.guard.would_go_back(one.bad) for row, one in read]
+        decisions = [row.schedule.decide(one.bad, one.finite) for row, one in zip(self.rows, scored, strict=True)]
         # Before any row goes back: that writes where the graph of all rows still has to be read.
-        learned = [n for n in range(len(read)) if learns[n] and finite[n] and not goes_back[n]]
-        gradients = self.gradients_of(scored, learned)
-        stepping = []
-        for n, (row, one) in enumerate(read):
-            row.windows_read += 1
-            row.counts.prior_used += int((~one.forward.finite).sum()) if one.bad else 0
+        gradients = self.gradients_of(scored, [n for n, decision in enumerate(decisions) if decision.learn])
+        for n, (row, one, decision) in enumerate(zip(self.rows, scored, decisions, strict=True)):
+            row.counts.prior_used += 0 if one.finite else int((~one.forward.finite).sum())
+            row.counts.skipped_updates += decision.skip
             if one.forward.cache is not None:
                 row.cache = one.forward.cache
-            if row.guard is not None and row.guard.saw(one.bad):
-                row.cache = self.memory.empty_cache()
-                self.drop_gradients(n)
-                row.counts.rollbacks += 1
-            elif learns[n]:
-                row.counts.skipped_updates += not finite[n]
-                if row.windows_read % self.learning.every == 0 and (finite[n] or row.waiting):
-                    stepping.append(n)
-        self.step(stepping, gradients)
+            if decision.go_back:
+                self.go_back(n)
+            row.schedule.take(decision, one.bad, one.window.new)
+        self.step([n for n, decision in enumerate(decisions) if decision.step], gradients)
 
     def finish(self, ended: Sequence[int]) -> list[Counts]:
         """The documents of some rows have ended: step leftovers, drop caches, reset where that was asked for.
@@ -176,17 +134,13 @@ class WeightRows:
         Returns:
             What each of these rows had done until then, since its start.
         """
-        self.step([n for n in ended if self.rows[n].waiting], self.waiting)
+        self.step([n for n in ended if self.rows[n].schedule.waiting], self.waiting)
         counts = [self.rows[n].counts for n in ended]
         for n in ended:
             self.rows[n].cache = self.memory.empty_cache()
             if self.learning.reset == "document":
                 self.reset(n)
         return counts
-
-    def learns_next(self, row: Row) -> bool:
-        """Whether the gradient of a row's next window is wanted."""
-        return self.learning.cadence == "accumulate" or (row.windows_read + 1) % self.learning.every == 0
 
     @torch.enable_grad()
     def gradients_of(self, scored: Sequence[Scored], learned: Sequence[int]) -> Tensor | None:
@@ -199,8 +153,6 @@ class WeightRows:
             return found
         if found is not None:
             self.waiting[list(learned)] += found[list(learned)]
-            for n in learned:
-                self.rows[n].waiting += scored[n].window.new
         return self.waiting
 
     def step(self, rows: Sequence[int], gradients: Tensor | None) -> None:
@@ -211,8 +163,10 @@ class WeightRows:
         chosen, device = list(rows) if len(rows) < len(self.rows) else slice(None), self.lora.values.device
         gradients = gradients[chosen]
         if self.waiting is not None:
-            gradients = gradients / torch.tensor([[self.rows[n].waiting] for n in rows], device=device)
-        self.keep_good([n for n in rows if (guard := self.rows[n].guard) is not None and guard.unchanged])
+            gradients = gradients / torch.tensor([[self.rows[n].schedule.waiting] for n in rows], device=device)
+        kept = [n for n in rows if self.rows[n].schedule.stepped()]
+        if kept:
+            self.last_good.keep(self.numbers(), None if len(kept) == len(self.rows) else kept)
         rates = torch.tensor([[self.rows[n].rate] for n in rows], dtype=torch.float64, device=device)
         state = {name: tensor[chosen] for name, tensor in self.rule.state.items()}
         self.lora.values[chosen] -= self.rule.change(gradients, rates, state)
@@ -220,31 +174,23 @@ class WeightRows:
             for name, tensor in self.rule.state.items():
                 tensor[chosen] = state[name]
         for n in rows:
-            row = self.rows[n]
-            if row.guard is not None:
-                row.guard.keep(list)  # the numbers are kept above, for all rows at once
-            row.counts.updates += 1
+            self.rows[n].counts.updates += 1
             self.drop_gradients(n)
 
     def drop_gradients(self, n: int) -> None:
         """Forget a row's gradients that wait for a step."""
         if self.waiting is not None:
             self.waiting[n].zero_()
-        self.rows[n].waiting = 0
 
-    def keep_good(self, rows: Sequence[int]) -> None:
-        """The numbers of some rows as they stand scored a window well."""
-        for name, tensor in self.numbers().items():
-            if len(rows) == len(self.rows):
-                self.good[name].copy_(tensor)
-            elif rows:
-                self.good[name][list(rows)] = tensor[list(rows)]
-
-    def bring_back(self, row: Row) -> None:
-        """A row's last good numbers."""
-        n = next(place for place, one in enumerate(self.rows) if one is row)
-        for name, tensor in self.numbers().items():
-            tensor[n] = self.good[name][n]
+    def go_back(self, n: int) -> None:
+        """Bring a row's last good numbers back, at half its rate."""
+        row = self.rows[n]
+        if not row.schedule.unchanged:
+            self.last_good.bring_back(self.numbers(), [n])
+        row.rate /= 2
+        row.cache = self.memory.empty_cache()
+        self.drop_gradients(n)
+        row.counts.rollbacks += 1
 
     # ---- reset, fewer rows ------------------------------------------------------------------------------------------
 
@@ -261,7 +207,7 @@ class WeightRows:
         chosen = list(rows)
         self.lora.hold(self.lora.values[chosen])
         self.rule.state = {name: tensor[chosen] for name, tensor in self.rule.state.items()}
-        self.good = {name: tensor[chosen] for name, tensor in self.good.items()}
+        self.last_good.select(chosen)
         self.waiting = None if self.waiting is None else self.waiting[chosen]
         self.rows = [self.rows[n] for n in chosen]
 

@@ -1,14 +1,15 @@
 """Update rules: how a gradient changes the parameters.
 
-A rule is two verbs: `step` changes the parameters and hands back what they were, and `state`/`restore` make a run
-resumable. A rule is added by writing a class with these verbs and naming it in `RULES` (or in the entry-point group
+A rule is two pure verbs in the manner of optax: `init` gives the state before the first step, and `update` takes one
+step. What it computes is written into the storage of the parameters and of the state, so that these stay where they
+are. A rule is added by writing a class with these verbs and naming it in `RULES` (or in the entry-point group
 `driftlm.rules` of another package).
 
 Notation: θ parameters, θ₀ prior, g gradient of the window's loss (nats per token), η learning rate.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -19,137 +20,92 @@ from torch.nn import Parameter
 
 from driftlm.core.errors import DriftError
 
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor]
+RuleState = dict[str, list[Tensor]]  # by name, a tensor for every parameter
 
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """Everything a rule may ask for.
+    """Everything a rule may ask for besides the learning rate, which is given at every step.
 
     Attributes:
-        learning_rate: η.
         momentum: μ of SGD.
         decay: λ of RMS, the pull towards the prior.
         epsilon: ε of RMS, added to the root.
+        prior: θ₀, one tensor a parameter.
         rms: RMS of the gradients on a text, one tensor a parameter, for the RMS rule.
         normalizer: unweighted mean over all tensors of each tensor's mean RMS.
     """
 
-    learning_rate: float
     momentum: float = 0.0
     decay: float = 0.0
     epsilon: float = 1e-4
+    prior: Tensors = field(default_factory=list)
     rms: tuple[Tensor, ...] | None = None
     normalizer: float = 1.0
 
 
 class Rule(Protocol):
-    """How one gradient changes the parameters. `learning_rate` may be lowered between steps."""
+    """How gradients change parameters."""
 
-    learning_rate: float
+    def __init__(self, settings: RuleSettings) -> None: ...
 
-    def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None: ...
-
-    def step(self) -> list[Tensor]:
-        """Change every parameter by its `.grad`, drop the gradients, return the values from before."""
+    def init(self, parameters: Tensors) -> RuleState:
+        """Return the state before the first step: everything besides the parameters that the next one depends on."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything besides the parameters that the next step depends on."""
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+        """Take one step, written into `parameters` and `state`; `gradients` may be overwritten."""
         ...
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`; an empty one is a fresh start."""
-        ...
-
-
-def moved(parameters: Sequence[Parameter], values: Tensors) -> list[Tensor]:
-    """Put new values in place of the old storage, which is returned."""
-    before = [parameter.data for parameter in parameters]
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.data = value
-        parameter.grad = None
-    return before
-
-
-STEP = torch.tensor(0.0)  # like the number of a parameter's steps, as torch keeps it
-
-
-def refuse_other_statistics(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse what would fail, or be left out, at the next step."""
-    kinds = [{name: (one.shape, one.dtype) for name, one in some.items()} for some in (state, expected)]
-    if kinds[0] != kinds[1]:
-        raise DriftError(
-            "the state holds other statistics than the update rule keeps; give the `Learning.rule` it was learned with."
-        )
 
 
 class SGD:
-    """θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay.
+    """θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay."""
 
-    The new values are written over the gradient, so that keeping the old ones for the guard costs no copy.
-    """
+    def __init__(self, settings: RuleSettings) -> None:
+        self.momentum = settings.momentum
 
-    def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None:
-        self.parameters = parameters
-        self.learning_rate, self.momentum = settings.learning_rate, settings.momentum
-        self.velocities: list[Tensor] = []
+    def init(self, parameters: Tensors) -> RuleState:
+        return {"velocity": [torch.zeros_like(one) for one in parameters]} if self.momentum else {}
 
-    def step(self) -> list[Tensor]:
-        gradients = gradients_of(self.parameters)
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
         if self.momentum:
-            if self.velocities:
-                torch._foreach_mul_(self.velocities, self.momentum)
-                torch._foreach_add_(self.velocities, gradients)
-            else:
-                self.velocities = [gradient.clone() for gradient in gradients]
-        used = self.velocities or gradients
-        values = [
-            torch.add(parameter.data, direction, alpha=-self.learning_rate, out=gradient)
-            for parameter, direction, gradient in zip(self.parameters, used, gradients, strict=True)
-        ]
-        return moved(self.parameters, values)
-
-    def state(self) -> dict[str, Tensor]:
-        return {f"velocity/{i}": velocity for i, velocity in enumerate(self.velocities)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        refuse_other_statistics(state, {f"velocity/{i}": p for i, p in enumerate(self.parameters)} if state else {})
-        self.velocities = [state[f"velocity/{i}"].clone() for i in range(len(state))]
+            velocity = state["velocity"]
+            torch._foreach_mul_(velocity, self.momentum)
+            torch._foreach_add_(velocity, gradients)
+            gradients = velocity
+        torch._foreach_add_(parameters, gradients, alpha=-rate)
 
 
 class Adam:
-    """torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015, alg. 1)."""
+    """torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015, alg. 1).
 
-    KEYS = ("step", "exp_avg", "exp_avg_sq")  # that torch keeps of a parameter once it has stepped
+    m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  θ ← θ − η / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
+    """
 
-    def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None:
-        self.parameters = parameters
-        self.learning_rate = settings.learning_rate
-        self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, foreach=True)
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
 
-    def step(self) -> list[Tensor]:
-        before = [parameter.data.clone() for parameter in self.parameters]
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return before
+    def __init__(self, settings: RuleSettings) -> None:
+        pass
 
-    def state(self) -> dict[str, Tensor]:
+    def init(self, parameters: Tensors) -> RuleState:
         return {
-            f"{key}/{i}": value
-            for i, parameter in enumerate(self.parameters)
-            for key, value in self.optimizer.state.get(parameter, {}).items()
+            "step": [torch.tensor(0.0) for _ in parameters],
+            "exp_avg": [torch.zeros_like(one) for one in parameters],
+            "exp_avg_sq": [torch.zeros_like(one) for one in parameters],
         }
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        stepped = [(i, p) for i, p in enumerate(self.parameters) if any(f"{key}/{i}" in state for key in self.KEYS)]
-        expected = {f"{key}/{i}": STEP if key == "step" else p for i, p in stepped for key in self.KEYS}
-        refuse_other_statistics(state, expected)
-        self.optimizer.state.clear()
-        for name, value in state.items():
-            key, i = name.split("/")
-            self.optimizer.state[self.parameters[int(i)]][key] = value.clone()
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+        means, squares, (one, two) = state["exp_avg"], state["exp_avg_sq"], self.BETAS
+        torch._foreach_add_(state["step"], 1)
+        torch._foreach_lerp_(means, gradients, 1 - one)
+        torch._foreach_mul_(squares, two)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - two)
+        steps = [count.item() for count in state["step"]]
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, [(1 - two**count) ** 0.5 for count in steps])
+        torch._foreach_add_(roots, self.EPSILON)
+        torch._foreach_addcdiv_(parameters, means, roots, [-rate / (1 - one**count) for count in steps])
 
 
 class RMS:
@@ -162,7 +118,7 @@ class RMS:
     unweighted mean). Departure: RMS is gathered with one gradient a window, not over batches of 100.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], prior: Tensors, settings: RuleSettings) -> None:
+    def __init__(self, settings: RuleSettings) -> None:
         if settings.rms is None:
             raise DriftError(
                 "`Learning.rule` rms needs gradient statistics; make them with `driftlm statistics TEXT --out FILE` "
@@ -173,28 +129,22 @@ class RMS:
                 "`Learning.epsilon` was 0 but some gradients were always zero in the statistics; give a small one such "
                 "as 1e-4."
             )
-        self.parameters, self.prior = parameters, prior
-        self.learning_rate = settings.learning_rate
+        self.prior = settings.prior
         self.scales = [(rms + settings.epsilon).reciprocal() for rms in settings.rms]
         # λ·min(R, 1/λ) is min(λ·R, 1): the pull never goes beyond the prior.
         self.pulls = [(settings.decay * rms / settings.normalizer).clamp(max=1.0) for rms in settings.rms]
         self.decays = settings.decay > 0
 
-    def step(self) -> list[Tensor]:
-        values = gradients_of(self.parameters)
-        torch._foreach_mul_(values, self.scales)
-        torch._foreach_mul_(values, -self.learning_rate)
-        torch._foreach_add_(values, [parameter.data for parameter in self.parameters])
-        if self.decays:
-            distances = torch._foreach_sub(list(self.prior), [parameter.data for parameter in self.parameters])
-            torch._foreach_addcmul_(values, self.pulls, distances)
-        return moved(self.parameters, values)
-
-    def state(self) -> dict[str, Tensor]:
+    def init(self, parameters: Tensors) -> RuleState:
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        pass
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+        distances = torch._foreach_sub(self.prior, parameters) if self.decays else None
+        torch._foreach_mul_(gradients, self.scales)
+        torch._foreach_mul_(gradients, -rate)
+        torch._foreach_add_(parameters, gradients)
+        if distances is not None:
+            torch._foreach_addcmul_(parameters, self.pulls, distances)
 
 
 RULES = {
@@ -205,7 +155,7 @@ RULES = {
 
 
 def rule_class(name: str) -> Any:
-    """The class behind a rule's name, ours or another package's (entry-point group `driftlm.rules`).
+    """Return the class behind a rule's name, ours or another package's (entry-point group `driftlm.rules`).
 
     Example:
         >>> rule_class("sgd").__name__
@@ -219,5 +169,39 @@ def rule_class(name: str) -> Any:
 
 
 def gradients_of(parameters: Sequence[Parameter]) -> list[Tensor]:
-    """Every parameter's gradient; zero where the loss did not reach it."""
+    """Return every parameter's gradient; zero where the loss did not reach it."""
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+def flat(state: RuleState) -> dict[str, Tensor]:
+    """Return a state's tensors by the names under which they are kept.
+
+    Example:
+        >>> flat({"velocity": [torch.ones(2), torch.zeros(1)]})
+        {'velocity/0': tensor([1., 1.]), 'velocity/1': tensor([0.])}
+    """
+    return {f"{name}/{place}": one for name, several in state.items() for place, one in enumerate(several)}
+
+
+def named(state: RuleState) -> dict[str, Tensor]:
+    """Return what has to be kept of a state: nothing while all of it is zero, as it is before the first step."""
+    tensors = flat(state)
+    return tensors if any(bool(one.any()) for one in tensors.values()) else {}
+
+
+def fill(state: RuleState, kept: Mapping[str, Tensor]) -> None:
+    """Write what `named` gave into a state that is fresh.
+
+    Raises:
+        DriftError: for tensors of another rule, or of other parameters.
+    """
+    if not kept:
+        return
+    own = flat(state)
+    kinds = [{name: (one.shape, one.dtype) for name, one in some.items()} for some in (kept, own)]
+    if kinds[0] != kinds[1]:
+        raise DriftError(
+            "the state holds other statistics than the update rule keeps; give the `Learning.rule` it was learned with."
+        )
+    for name, one in own.items():
+        one.copy_(kept[name])

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import Parameter
 
 from driftlm import DriftError, Learning, Step, WeightMemory, Windows, read_stream
-from driftlm.memories.weights.guard import Guard
-from driftlm.memories.weights.rules import SGD, RuleSettings
+from driftlm.memories.weights.last_good import LastGood
+from driftlm.memories.weights.rules import flat
+from driftlm.memories.weights.schedule import Schedule
 from driftlm.memories.weights.statistics import gather
+from driftlm.models.scoring import Forward
 from driftlm.streams.windows import Window, split
 from tests.support.build import (
     language_model,
@@ -86,7 +87,7 @@ def test_absurd_rates_are_survived_and_told(tmp_path: Path, window: str, rate: f
     assert all(torch.equal(step.nats, copy) for step, copy in zip(steps, kept, strict=True))  # a score stands
     assert all(bool(parameter.isfinite().all()) for parameter in memory.prior.values)
     if rule != "reset":
-        assert memory.rule is not None and memory.rule.learning_rate == rate / 2**counts.rollbacks
+        assert memory.rate == rate / 2**counts.rollbacks
 
 
 @absurd
@@ -161,24 +162,23 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing(tmp_path: Path, window: 
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
 def test_the_state_that_scored_the_last_good_window_comes_back(tmp_path: Path, window: str, rule: str) -> None:
     memory = memory_of(window, tmp_path, rule, learning_rate=1e-3)
-    assert memory.rule is not None
     windows = windows_of(memory)
     for one in windows[:3]:
         memory.score(one)
         memory.learn(one)
     good = [parameter.detach().clone() for parameter in memory.parameters]
-    good_rule = {key: value.clone() for key, value in memory.rule.state().items()}
+    good_rule = {key: value.clone() for key, value in flat(memory.rule_state).items()}
     assert memory.score(windows[3]).mean() < math.log(VOCABULARY) + 1
-    memory.rule.learning_rate = 500.0  # the step after window 3 is the one that goes wrong
+    memory.rate = 500.0  # the step after window 3 is the one that goes wrong
     memory.learn(windows[3])
     for one in windows[4:6]:
         assert memory.counts.rollbacks == 0
         memory.score(one)
         assert memory.scored is not None and memory.scored.bad
         memory.learn(one)
-    assert memory.counts.rollbacks == 1 and memory.rule.learning_rate == 250.0
+    assert memory.counts.rollbacks == 1 and memory.rate == 250.0
     assert all(torch.equal(a, b) for a, b in zip(memory.parameters, good, strict=True))
-    state = memory.rule.state()
+    state = flat(memory.rule_state)
     assert state.keys() == good_rule.keys() and all(torch.equal(state[key], good_rule[key]) for key in state)
     # The next window is scored by what came back, and nothing of the diverged keys is attended to.
     fresh = memory_of(window, tmp_path, rule)
@@ -211,7 +211,7 @@ def test_gradients_that_wait_are_dropped_when_going_back(tmp_path: Path) -> None
         rollbacks = memory.counts.rollbacks
         memory.learn(one)
         if memory.counts.rollbacks > rollbacks:
-            assert memory.waiting == 0 and all(parameter.grad is None for parameter in memory.parameters)
+            assert memory.schedule.waiting == 0 and all(parameter.grad is None for parameter in memory.parameters)
             waited = True
     assert waited
 
@@ -238,18 +238,41 @@ def test_a_diverging_memory_is_restored_bit_equal_after_any_window(tmp_path: Pat
 # -------------------------------------------------------------------------------------------------- the guard by itself
 
 
-def guard_of() -> tuple[Guard, SGD, list[Parameter]]:
-    parameters = [Parameter(torch.zeros(2))]
-    rule = SGD(parameters, [torch.zeros(2)], RuleSettings(1.0, momentum=0.5))
-    return Guard(parameters, rule, [torch.zeros(2)], VOCABULARY), rule, parameters
+class Guarded:
+    """A parameter with momentum that is moved by one at every step, and the schedule that guards it."""
+
+    def __init__(self) -> None:
+        self.schedule, self.last_good, self.rate = Schedule(Learning(), VOCABULARY), LastGood(), 1.0
+        self.numbers = {"good/0": torch.zeros(2), "rule/velocity/0": torch.zeros(2)}
+
+    @property
+    def value(self) -> torch.Tensor:
+        return self.numbers["good/0"].clone()
+
+    def window(self, bad: bool, learns: bool = True) -> bool:
+        """Read a window, and step where it does not go back; whether it went back."""
+        decision = self.schedule.decide(bad, finite=True)
+        if decision.go_back:
+            if not self.schedule.unchanged:
+                self.last_good.bring_back(self.numbers)
+            self.rate /= 2
+        self.schedule.take(decision, bad, tokens=1)
+        if decision.step and learns:
+            if self.schedule.stepped():
+                self.last_good.keep(self.numbers)
+            self.numbers["rule/velocity/0"].mul_(0.5).add_(1.0)
+            self.numbers["good/0"].sub_(self.rate * self.numbers["rule/velocity/0"])
+        return decision.go_back
 
 
 def test_what_is_bad() -> None:
-    guard, _, _ = guard_of()
+    schedule = Schedule(Learning(), VOCABULARY)
+    window = split("d", list(range(3)), [1, 2], Windows("overlapping", 2, 2))
+    one = next(iter(window))
     bar, fine = math.log(VOCABULARY) + 1, torch.ones(2, dtype=torch.bool)
 
     def is_bad(nats: list[float], finite: torch.Tensor = fine, prior: float = 2.0) -> bool:
-        return guard.is_bad(torch.tensor(nats), finite, lambda: torch.full((2,), prior))
+        return schedule.judge(one, Forward(torch.tensor(nats), finite), lambda: torch.full((2,), prior)).bad
 
     assert not is_bad([bar - 0.5, bar + 0.4])
     assert is_bad([bar - 0.4, bar + 0.5])
@@ -260,45 +283,30 @@ def test_what_is_bad() -> None:
 
 
 def test_two_bad_windows_in_a_row_and_not_one_here_and_there() -> None:
-    guard, rule, parameters = guard_of()
-
-    def window(bad: bool) -> bool:
-        went_back = guard.saw(bad)
-        if not went_back:
-            parameters[0].grad = torch.ones(2)
-            guard.keep(rule.step)
-        return went_back
-
-    assert [window(bad) for bad in (False, True, False, True, False)] == [False] * 5
-    assert rule.learning_rate == 1.0
-    scored_the_last_good = parameters[0].detach().clone()
+    guarded = Guarded()
+    assert [guarded.window(bad) for bad in (False, True, False, True, False)] == [False] * 5
+    assert guarded.rate == 1.0
+    scored_the_last_good = guarded.value
     # The step after the good window goes wrong; so does one more, made from a bad state.
-    assert not window(False)
-    assert [window(True), window(True)] == [False, True]
-    assert torch.equal(parameters[0].data, scored_the_last_good) and rule.learning_rate == 0.5
+    assert not guarded.window(False)
+    assert [guarded.window(True), guarded.window(True)] == [False, True]
+    assert torch.equal(guarded.value, scored_the_last_good) and guarded.rate == 0.5
     # A third bad window is the first of a new pair.
-    assert [window(True), window(True), window(True), window(True)] == [False, True, False, True]
-    assert rule.learning_rate == 0.125
-    assert torch.equal(parameters[0].data, scored_the_last_good)
+    assert [guarded.window(True) for _ in range(4)] == [False, True, False, True]
+    assert guarded.rate == 0.125
+    assert torch.equal(guarded.value, scored_the_last_good)
 
 
 def test_a_state_is_good_for_as_long_as_nothing_changed_it() -> None:
-    guard, rule, parameters = guard_of()
-
-    def update() -> None:
-        parameters[0].grad = torch.ones(2)
-        guard.keep(rule.step)
-
+    guarded = Guarded()
     # Learning on every other window: the state that scored two good windows well meets a bad one, and is changed.
-    assert not guard.saw(False)
-    update()
-    assert not guard.saw(False)
-    good = parameters[0].detach().clone()
-    assert not guard.saw(True)
-    update()
-    assert not torch.equal(parameters[0].data, good)
-    assert guard.saw(True)
-    assert torch.equal(parameters[0].data, good)
+    assert not guarded.window(False)
+    assert not guarded.window(False, learns=False)
+    good = guarded.value
+    assert not guarded.window(True)
+    assert not torch.equal(guarded.value, good)
+    assert guarded.window(True)
+    assert torch.equal(guarded.value, good)
 
 
 def hopeless(window: Any, **learning: Any) -> WeightMemory:

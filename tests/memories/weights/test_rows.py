@@ -118,7 +118,7 @@ def test_a_row_goes_back_to_its_last_good_numbers_at_half_its_rate() -> None:
 @pytest.mark.parametrize("settings", ["momentum skip", "adam accumulate"])
 def test_a_row_that_takes_no_step_keeps_its_numbers_and_its_rule(settings: str) -> None:
     rows = WeightRows(memory_of("llama", "overlapping", **SETTINGS[settings]), 2)
-    rows.rows[1].windows_read = 1  # a window ahead in its cadence
+    rows.rows[1].schedule.windows_read = 1  # a window ahead in its cadence
     windows = list(split("d", *numbers(DOCUMENTS[0].text), rows.windows))
     stepped = []
     for turn in range(6):

@@ -10,7 +10,18 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from driftlm import DriftError, Windows, read_stream
-from driftlm.memories.weights.rules import RMS, RULES, SGD, Adam, Rule, RuleSettings, rule_class
+from driftlm.memories.weights.rules import (
+    RMS,
+    RULES,
+    SGD,
+    Adam,
+    Rule,
+    RuleSettings,
+    fill,
+    gradients_of,
+    named,
+    rule_class,
+)
 from driftlm.memories.weights.statistics import gather
 from tests.support.build import language_model, read, reads_numbers, spelled, weight_memory
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
@@ -28,17 +39,31 @@ def loss(values: list[Any]) -> Tensor:
     return (a.sin() ** 2).sum() + (b @ c[:4]).exp().sum() + (c**2 * a.sum()).sum()
 
 
-def settings(rate: float = 0.02, **more: Any) -> RuleSettings:
+def settings(values: list[Parameter], **more: Any) -> RuleSettings:
     rms = tuple(p.detach().abs() for p in parameters(9))
-    return RuleSettings(rate, rms=rms, normalizer=0.7, **more)
+    return RuleSettings(prior=copies(values), rms=rms, normalizer=0.7, **more)
 
 
 MAKERS: dict[str, Callable[[list[Parameter]], Rule]] = {
-    "sgd": lambda values: SGD(values, copies(values), settings()),
-    "momentum": lambda values: SGD(values, copies(values), settings(momentum=0.9)),
-    "adam": lambda values: Adam(values, copies(values), settings()),
-    "rms": lambda values: RMS(values, copies(values), settings(decay=0.3, epsilon=0.1)),
+    "sgd": lambda values: SGD(settings(values)),
+    "momentum": lambda values: SGD(settings(values, momentum=0.9)),
+    "adam": lambda values: Adam(settings(values)),
+    "rms": lambda values: RMS(settings(values, decay=0.3, epsilon=0.1)),
 }
+
+
+class Stepping:
+    """A rule with the parameters and the state that it changes."""
+
+    def __init__(self, rule: Rule, values: list[Parameter], rate: float = 0.02) -> None:
+        self.rule, self.values, self.rate = rule, values, rate
+        self.state = rule.init(copies(values))
+
+    def step(self) -> None:
+        storage = [value.data for value in self.values]
+        self.rule.update(gradients_of(self.values), self.state, storage, self.rate)
+        for value in self.values:
+            value.grad = None
 
 
 def copies(values: list[Parameter]) -> list[Tensor]:
@@ -61,10 +86,10 @@ def backward(values: list[Parameter]) -> None:
 )
 def test_sgd_and_adam_are_those_of_torch(name: str, optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
     ours, theirs = parameters(), parameters()
-    rule, theirs_rule = MAKERS[name](ours), optimizer(theirs)
+    rule, theirs_rule = Stepping(MAKERS[name](ours), ours), optimizer(theirs)
     for step in range(12):
         if step == 8:  # the guard lowers the rate between steps
-            rule.learning_rate = theirs_rule.param_groups[0]["lr"] = 0.005
+            rule.rate = theirs_rule.param_groups[0]["lr"] = 0.005
         backward(ours)
         backward(theirs)
         rule.step()
@@ -73,10 +98,13 @@ def test_sgd_and_adam_are_those_of_torch(name: str, optimizer: Callable[[Any], t
     assert all((a - b).abs().max() > 1e-2 for a, b in zip(ours, parameters(), strict=True))
 
 
-def rms_step(values: list[float], prior: list[float], rms: list[float], gradients: list[float], **more: Any) -> Tensor:
+def rms_step(
+    values: list[float], prior: list[float], rms: list[float], gradients: list[float], rate: float, **more: Any
+) -> Tensor:
     parameter = Parameter(torch.tensor(values))
     parameter.grad = torch.tensor(gradients)
-    RMS([parameter], [torch.tensor(prior)], RuleSettings(rms=(torch.tensor(rms),), **more)).step()
+    made = RMS(RuleSettings(prior=[torch.tensor(prior)], rms=(torch.tensor(rms),), **more))
+    Stepping(made, [parameter], rate).step()
     return parameter.data
 
 
@@ -84,7 +112,7 @@ def test_rms_by_hand() -> None:
     # R = RMS / 2 = (0.5, 1.5, 2); λ R = (0.15, 0.45, 0.6); steps 0.1 g / (RMS + 1) = (0.1, -0.1, 0.1).
     moved = rms_step(
         [1.0, 2.0, 5.0], [0.0, 4.0, 3.0], [1.0, 3.0, 4.0], [2.0, -4.0, 5.0],
-        learning_rate=0.1, decay=0.3, epsilon=1.0, normalizer=2.0,
+        rate=0.1, decay=0.3, epsilon=1.0, normalizer=2.0,
     )  # fmt: skip
     assert torch.allclose(moved, torch.tensor([1 - 0.15 - 0.1, 2 + 0.45 * 2 + 0.1, 5 - 0.6 * 2 - 0.1]))
 
@@ -93,40 +121,40 @@ def test_rms_is_clipped_at_one_over_lambda() -> None:
     # R = (0.5, 1.25, 3) and 1/λ = 1.25: the pull is 0.4, exactly 1, and exactly 1 where it would have been 2.4.
     pulled = rms_step(
         [2.0, 2.0, 2.0], [1.0, 1.0, 1.0], [0.5, 1.25, 3.0], [0.0, 0.0, 0.0],
-        learning_rate=7.0, decay=0.8, normalizer=1.0,
+        rate=7.0, decay=0.8, normalizer=1.0,
     )  # fmt: skip
     assert torch.allclose(pulled, torch.tensor([1.6, 1.0, 1.0]))
     # The pull starts from where the parameter was, and the gradient's step comes on top.
-    both = rms_step([2.0], [1.0], [3.0], [1.0], learning_rate=0.4, decay=0.8, epsilon=1.0, normalizer=1.0)
+    both = rms_step([2.0], [1.0], [3.0], [1.0], rate=0.4, decay=0.8, epsilon=1.0, normalizer=1.0)
     assert torch.allclose(both, torch.tensor([1.0 - 0.1]))
 
 
 def test_rms_without_decay_is_a_scaled_step_and_epsilon_stands_outside_the_root() -> None:
     assert torch.allclose(
-        rms_step([1.0, 1.0], [9.0, 9.0], [0.0, 0.2], [1.0, 1.0], learning_rate=0.1, epsilon=0.3),
+        rms_step([1.0, 1.0], [9.0, 9.0], [0.0, 0.2], [1.0, 1.0], rate=0.1, epsilon=0.3),
         torch.tensor([1 - 0.1 / 0.3, 1 - 0.1 / 0.5]),
     )
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_step_hands_back_what_was_and_drops_the_gradients(name: str) -> None:
+def test_a_step_is_written_into_the_storage_there_is(name: str) -> None:
     values = parameters()
-    rule = MAKERS[name](values)
+    stepping = Stepping(MAKERS[name](values), values)
+    held = [*(value.data for value in values), *(one for several in stepping.state.values() for one in several)]
+    where = [one.data_ptr() for one in held]
     for _ in range(3):
         before = copies(values)
         backward(values)
-        replaced = rule.step()
-        assert all(value.grad is None for value in values)
-        assert all(torch.equal(a, b) for a, b in zip(replaced, before, strict=True))
-        backward(values)
-        rule.step()
-        assert all(torch.equal(a, b) for a, b in zip(replaced, before, strict=True))  # and keeps it
+        stepping.step()
+        now = [*(value.data for value in values), *(one for several in stepping.state.values() for one in several)]
+        assert [one.data_ptr() for one in now] == where
+        assert all(not torch.equal(a, b) for a, b in zip(values, before, strict=True))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_parameter_without_gradient_has_gradient_zero(name: str) -> None:
     first, second = parameters(), parameters()
-    with_zero, without = MAKERS[name](first), MAKERS[name](second)
+    with_zero, without = (Stepping(MAKERS[name](values), values) for values in (first, second))
     for rule, values, zero in ((with_zero, first, True), (without, second, False)):
         (values[0] ** 2).sum().backward()
         for value in values[1:]:
@@ -139,36 +167,41 @@ def test_a_parameter_without_gradient_has_gradient_zero(name: str) -> None:
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_a_restored_rule_goes_on_bit_equal(name: str, steps: int) -> None:
     values = parameters()
-    rule = MAKERS[name](values)
+    rule = Stepping(MAKERS[name](values), values)
     for _ in range(steps):
         backward(values)
         rule.step()
-    state = {key: value.clone() for key, value in rule.state().items()}
+    state = {key: value.clone() for key, value in named(rule.state).items()}
+    assert steps or state == {}
     again = [Parameter(value.detach().clone()) for value in values]
-    other = MAKERS[name](again)
-    for _ in range(2):  # a used one is restored as well as a new one
-        backward(again)
-        other.step()
-    for value, kept in zip(again, values, strict=True):
-        value.data = kept.detach().clone()
-    other.restore(state)
-    if isinstance(other, RMS):
-        other.prior = rule.prior  # type: ignore[attr-defined]
+    other = Stepping(rule.rule, again)
+    fill(other.state, state)
     for _ in range(3):
         for one, held in ((rule, values), (other, again)):
             backward(held)
             one.step()
         assert all(torch.equal(a, b) for a, b in zip(values, again, strict=True))
-    other.restore({})
-    assert other.state() == {}
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_a_state_of_another_rule_is_refused(name: str) -> None:
+    values = parameters()
+    rule, other = (
+        Stepping(MAKERS[one](values), values) for one in (name, "adam" if name == "momentum" else "momentum")
+    )
+    backward(values)
+    rule.step()
+    with pytest.raises(DriftError, match="holds other statistics than the update rule keeps"):
+        fill(other.state, named(rule.state))
+    assert named(other.state) == {}
 
 
 def test_rules_are_found_by_name() -> None:
     assert {name: rule_class(name) for name in RULES} == {"sgd": SGD, "adam": Adam, "rms": RMS}
-    with pytest.raises(DriftError, match="--rule was 'sdg'; give one of adam, rms, sgd"):
+    with pytest.raises(DriftError, match="`Learning.rule` was 'sdg'; give one of adam, rms, sgd"):
         rule_class("sdg")
-    with pytest.raises(DriftError, match="--rule rms needs gradient statistics"):
-        RMS(parameters(), parameters(), RuleSettings(0.1))
+    with pytest.raises(DriftError, match="`Learning.rule` rms needs gradient statistics"):
+        RMS(RuleSettings())
 
 
 # ------------------------------------------------------------------------------------------------- rules in a memory
