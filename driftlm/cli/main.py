@@ -33,7 +33,7 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
 
     Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
     """
-    from driftlm.runs.reading import Interrupted
+    from driftlm.runs.driver import Interrupted
     from driftlm.runs.reading import read as read_into_run
 
     try:

@@ -79,6 +79,14 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where in a stream a reading can go on: before a window of a document, both counted from 0."""
+
+    document: int = 0
+    window: int = 0
+
+
+@dataclass(frozen=True)
 class Step:
     """One scored window, before it is learned from.
 
@@ -89,6 +97,9 @@ class Step:
         events: what the guard has to say of it.
         before: totals without this window; with the memory's state now, everything a resumed run needs.
         totals: totals with this window.
+        time: when the document is from, where it says so.
+        here: the point before the window, None where a reading cannot go on there.
+        behind: the point behind it, once it was learned from, None where a reading cannot go on there.
     """
 
     window: Window
@@ -97,6 +108,9 @@ class Step:
     events: tuple[Event, ...]
     before: Totals
     totals: Totals
+    time: str | None = None
+    here: Point | None = None
+    behind: Point | None = None
 
 
 def read_stream(
@@ -106,7 +120,7 @@ def read_stream(
     baseline: Baseline | None = None,
     limit: int | None = None,
     totals: Totals | None = None,
-    first_window: int = 0,
+    start: Point = Point(),
 ) -> Iterator[Step]:
     """Read a stream with a memory; every token is scored before anything is learned from it.
 
@@ -116,7 +130,7 @@ def read_stream(
         baseline: a memory scored on the same windows for comparison, such as `memory.static()`.
         limit: tokens to score in all; the last document's token list is cut there.
         totals: to go on from (a resumed run).
-        first_window: the first document's window to go on from (a resumed run).
+        start: the number of the first document in the stream, and its window to go on from (a resumed run).
 
     Yields:
         One `Step` a window, after its score and before its learning. The memory learns when the next is asked for.
@@ -128,18 +142,21 @@ def read_stream(
         [5]
     """
     totals = totals or Totals(static_nats=None if baseline is None else 0.0)
-    for document in as_documents(documents):
+    for number, document in enumerate(as_documents(documents), start.document):
+        first = start.window if number == start.document else 0
         room = None if limit is None else limit - totals.tokens
         if room is not None and room <= 0:
             return
         ids, byte_ends = memory.encode(document.text)
-        ids = ids if room is None else ids[: 1 + first_window * memory.windows.stride + room]
-        for window in split(document.id, ids, byte_ends, memory.windows, first_window):
+        ids = ids if room is None else ids[: 1 + first * memory.windows.stride + room]
+        for window in split(document.id, ids, byte_ends, memory.windows, first):
             began, before = time.perf_counter(), totals
             static = None if baseline is None else baseline.score(window)
             nats = memory.score(window)
             totals = added(before, window, nats, static, time.perf_counter() - began)
-            yield Step(window, nats, static, memory.events, before, totals)
+            here = Point(number, window.index)
+            behind = Point(number + 1) if window.last else Point(number, window.index + 1)
+            yield Step(window, nats, static, memory.events, before, totals, document.time, here, behind)
             began = time.perf_counter()
             memory.learn(window)
             if baseline is not None:
@@ -149,7 +166,7 @@ def read_stream(
         if baseline is not None:
             baseline.finish(document.id)
         # the memory may have taken a last step
-        totals, first_window = replace(learned(totals, memory, 0.0), documents=totals.documents + 1), 0
+        totals = replace(learned(totals, memory, 0.0), documents=totals.documents + 1)
         if limit is not None and totals.tokens >= limit:
             return  # before the source is asked for a document that nobody needs
 

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import State
-from driftlm.memories.loop import Step, Totals
-from driftlm.memories.weights.side_by_side import RowStep
+from driftlm.memories.loop import Point, Step, Totals
 from driftlm.storage.files import sync, write_atomically
 from driftlm.streams.documents import Document
 
@@ -45,6 +44,11 @@ class Position:
     digested: int = 0
     digest: str = ""
 
+    @property
+    def point(self) -> Point:
+        """Where it is, as `read_stream` takes it."""
+        return Point(self.document, self.window)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -64,7 +68,6 @@ class Tape:
         self.documents, self.resumed = documents, resumed
         self.digested, self.digest = 0, ""
         self.digests = {0: ""}  # by the number of documents; of those that may still be asked for
-        self.time: str | None = None  # of the document that is being read
         self.waiting = False  # for the source to give a document
 
     def __iter__(self) -> Iterator[Document]:
@@ -74,7 +77,7 @@ class Tape:
             self.digest = hashlib.sha256(
                 b"\0".join(part.encode() for part in (self.digest, document.id, document.text))
             ).hexdigest()
-            self.digested, self.time = number + 1, document.time
+            self.digested = number + 1
             self.digests[self.digested] = self.digest
             if self.digested == self.resumed.digested and self.digest != self.resumed.digest:
                 raise DriftError(
@@ -91,26 +94,11 @@ class Tape:
                 f"give the stream back as it was, or start a new run."
             )
 
-    def time_of(self, step: Step) -> str | None:
-        """When the document of `step` is from, the latest that was told."""
-        return step.time if isinstance(step, RowStep) else self.time
-
-    def at(self, step: Step) -> Position:
-        """Before the window of `step`; of documents read side by side, before its document."""
-        if isinstance(step, RowStep):
-            self.digests = {number: digest for number, digest in self.digests.items() if number >= step.number}
-            return Position(step.number, 0, step.number, self.digests[step.number])
-        self.digests.clear()
-        return Position(self.digested - 1, step.window.index, self.digested, self.digest)
-
-    def after(self, step: Step) -> Position:
-        """Behind the window of `step`, which is the last of its document where they are read side by side."""
-        if isinstance(step, RowStep):
-            return Position(step.number + 1, 0, step.number + 1, self.digests[step.number + 1])
-        here = self.at(step)
-        if step.window.last:
-            return Position(here.document + 1, 0, here.digested, here.digest)
-        return Position(here.document, here.window + 1, here.digested, here.digest)
+    def at(self, point: Point) -> Position:
+        """Return a point of the stream with the documents that went before it, or that it is in; it may not go back."""
+        digested = point.document + (point.window > 0)
+        self.digests = {number: digest for number, digest in self.digests.items() if number >= point.document}
+        return Position(point.document, point.window, digested, self.digests[digested])
 
 
 class Resumable(Protocol):
@@ -221,12 +209,12 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def line(step: Step, time: str | None, static: Tensor | None) -> dict[str, Any]:
+def line(step: Step, static: Tensor | None) -> dict[str, Any]:
     """What `windows.jsonl` says of a window; nats are sums over its new tokens."""
     return {
         "window": step.before.windows,
         "document": step.window.document,
-        "time": time,
+        "time": step.time,
         "index": step.window.index,
         "position": step.window.position,
         "tokens": step.window.new,

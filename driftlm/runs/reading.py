@@ -2,14 +2,9 @@
 
 import platform
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +12,16 @@ import torch
 import transformers
 
 import driftlm
-from driftlm.core.errors import Diverged, DriftError
-from driftlm.cost.estimate import estimate, expected_tokens
-from driftlm.cost.summary import peak_resident_bytes, summarized
-from driftlm.memories.loop import Step, Totals, finished, read_stream
+from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.mixture import Learner, MixtureMemory, memory_in_weights
-from driftlm.memories.weights.prior import StaticModel
-from driftlm.memories.weights.side_by_side import RowStep, read_side_by_side
+from driftlm.memories.weights.mixture import Learner, memory_in_weights
 from driftlm.models.loading import BUNDLED
 from driftlm.models.machine import Machine
-from driftlm.report.live_table import Live
 from driftlm.runs import formats
-from driftlm.runs.folder import Checkpoint, Position, Run, Tape, latest_checkpoint, line, read_config
+from driftlm.runs.driver import Driver, Reading
+from driftlm.runs.folder import latest_checkpoint, read_config
 from driftlm.runs.settings import Stream
-from driftlm.streams.documents import Document, read_documents
-from driftlm.streams.tail.offsets import Offsets
-from driftlm.streams.tail.sources import Tail, ended_by_signals
-from driftlm.streams.windows import Window, Windows
-
-
-class Interrupted(Exception):
-    """The reader was asked to stop and has saved the run."""
-
-
-@dataclass
-class Reading:
-    """A memory and the stream it reads, with all that a run folder says of them."""
-
-    windows: Windows
-    learning: Learning
-    machine: Machine
-    stream: Stream
-    folder: Path
-    config: dict[str, Any]
-    checkpoint: Checkpoint | None = None
-    continues: bool = False  # an adapter that was learned before
+from driftlm.streams.windows import Windows
 
 
 def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> dict[str, Any]:
@@ -65,7 +34,7 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
     reading = (resumed if stream.resume else begun)(windows, learning, machine, stream)
     memory = memory_of(reading)
     baseline = memory.static() if reading.stream.compare == "static" and memory.parameters else None
-    return through(reading, memory, baseline)
+    return Driver(reading, memory, baseline).drive()
 
 
 def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
@@ -184,167 +153,6 @@ def memory_of(reading: Reading) -> Learner:
     return memory
 
 
-def through(reading: Reading, memory: Learner, baseline: StaticModel | None) -> dict[str, Any]:
-    """Drive the stream through the memory: log, checkpoint, show."""
-    stream, checkpoint = reading.stream, reading.checkpoint
-    progress, totals, lines = Position(), Totals(static_nats=None if baseline is None else 0.0), 0
-    if checkpoint is not None:
-        progress, totals, lines = checkpoint.progress, checkpoint.totals, checkpoint.lines
-        memory.restore(checkpoint.memory)
-        if baseline is not None and checkpoint.baseline is not None:
-            baseline.restore(checkpoint.baseline)
-    itself = stream.compare == "static" and not memory.parameters  # nothing learns: the static model is this one
-    offsets = Offsets(reading.folder / "followed.jsonl", texts=True) if stream.follow else None
-    documents, tail = source_of(stream, offsets)
-    tape = Tape(documents, progress)
-    expected = stream.limit if stream.follow else expected_tokens(stream.files, stream.limit, memory)
-    run: Run | None = None
-    step: Step | None = None
-    behind = progress
-    before: tuple[Position, Totals, int | None] = progress, totals, lines
-
-    def save() -> None:
-        """A checkpoint behind `step`, once it was learned from; side by side, behind the last whole document."""
-        if run is None or step is None:
-            return
-        whole = step.window.last or not isinstance(step, RowStep)
-        at, reached, held = (behind, finished(step, memory), None) if whole else before
-        run.checkpoint(at, reached, memory, baseline, held)
-
-    signals = stop_signals(tape) if tail is None else ended_by_signals(tail)
-    with signals as asked, Live(expected, enabled=stream.live) as live, ExitStack() as stopping:
-        due = time.monotonic() + stream.checkpoint
-        if stream.batch > 1:
-            steps = read_side_by_side(
-                memory, tape, stream.batch, baseline is not None, stream.limit, totals, progress.document
-            )
-        else:
-            steps = read_stream(
-                memory, tape, baseline=baseline, limit=stream.limit, totals=totals, first_window=progress.window
-            )
-        try:
-            for step in steps:
-                behind = tape.after(step)  # now: asking for the next step may move the tape on
-                if run is None:
-                    run = begin(reading, memory, lines, expected, step.window)
-                    stopping.callback(run.close)
-                if offsets is not None:
-                    offsets.write()  # before anything says that it was read
-                if step.window.index == 0 or not isinstance(step, RowStep):
-                    before = tape.at(step), step.before, run.log.tell()
-                if asked or time.monotonic() >= due:
-                    run.checkpoint(before[0], before[1], memory, baseline, before[2])
-                    due = time.monotonic() + stream.checkpoint
-                    if asked:
-                        raise Interrupted(reading.folder)
-                weights = {"weights": memory.weights()} if isinstance(memory, MixtureMemory) else {}
-                run.append(line(step, tape.time_of(step), step.nats if itself else step.static_nats) | weights)
-                live.update(step.totals, step.window.document)
-        except DriftError as error:
-            if run is None:
-                raise
-            save()
-            if isinstance(error, Diverged):
-                raise
-            raise DriftError(
-                f"{error} (saved so far; once that is mended, `driftlm read --resume {reading.folder}` goes on)"
-            ) from error
-        except KeyboardInterrupt:
-            if run is None or not tape.waiting:
-                raise
-            save()
-            raise Interrupted(reading.folder) from None
-        stopping.pop_all()
-    if step is None or run is None:
-        if checkpoint is None:
-            raise DriftError("the stream has no document; give a text.")
-        run = Run(reading.folder, reading.config, lines)
-        ended = totals
-    else:
-        ended = finished(step, memory)
-        save()
-        if asked and "-" in stream.files:  # what piped the text was perhaps stopped as well
-            run.close()
-            raise Interrupted(reading.folder)
-    return conclude(reading, run, memory, ended)
-
-
-def source_of(stream: Stream, offsets: Offsets | None) -> tuple[Iterator[Document], Tail | None]:
-    """The documents of the stream, and what follows it; those that came before are first, as they were then."""
-    if offsets is None:
-        return read_documents(stream.files, stdin=stream.stdin, piece=stream.piece), None
-    tail = Tail(
-        stream.files,
-        stdin=stream.stdin,
-        piece=stream.piece,
-        idle=stream.idle,
-        offsets=offsets.offsets.values(),
-        say=partial(print, "driftlm:", file=sys.stderr),
-    )
-    return offsets.and_more(tail), tail
-
-
-def begin(reading: Reading, memory: Learner, lines: int, expected: int | None, window: Window) -> Run:
-    """Make the run folder, with the learned state it begins with, and say what is to come."""
-    run = Run(reading.folder, reading.config, lines)
-    start, language_model = reading.folder / "start", memory.language_model
-    if reading.config["start"] and not start.exists():
-        formats.save(language_model, memory.trainable if reading.continues else None, start)
-        if not reading.continues:
-            language_model.name = str(start.resolve())  # a new adapter is one of these weights
-    if not reading.stream.json or reading.stream.live:
-        ahead = estimate(memory, expected, window, reading.stream.compare == "static")
-        print(f"driftlm: {ahead}", file=sys.stderr)
-    return run
-
-
-def conclude(reading: Reading, run: Run, memory: Learner, totals: Totals) -> dict[str, Any]:
-    """Write the summary, the learned weights and the report."""
-    static = totals.static_nats
-    if reading.stream.compare == "static" and not memory.parameters:
-        static = totals.nats
-    totals = replace(totals, static_nats=static)
-    run.close()  # its lines say what was read
-    summary = {
-        "tokens": totals.tokens,
-        "bytes": totals.bytes,
-        "nats_per_token": totals.nats_per_token,
-        "bits_per_byte": totals.bits_per_byte,
-        "static_nats_per_token": totals.static_nats_per_token,
-        "static_bits_per_byte": totals.static_bits_per_byte,
-        "gain_nats": totals.gain,
-        "nats": totals.nats,
-        "static_nats": totals.static_nats,
-        "updates": totals.updates,
-        "rollbacks": totals.rollbacks,
-        "prior_used": memory.counts.prior_used,
-        "skipped_updates": memory.counts.skipped_updates,
-        "windows": totals.windows,
-        "documents": totals.documents,
-        "seconds": totals.seconds,
-        "peak_memory_bytes": peak_memory(memory),
-        **summarized(memory, reading.folder / "windows.jsonl", totals.tokens),
-        "model": reading.config["model"]["title"],
-        "run": str(reading.folder),
-        "finished": True,
-    }
-    learned = memory
-    if isinstance(memory, MixtureMemory):
-        summary["experts"], learned = memory.expert_weights(), memory.best()
-    run.finish(summary)
-    if reading.stream.save:
-        formats.save(learned.language_model, learned.trainable, reading.stream.save)
-        summary["saved"] = reading.stream.save
-    return summary
-
-
-def peak_memory(memory: Learner) -> int:
-    """Most memory held, bytes: on the GPU where the model is there, else resident."""
-    if memory.language_model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return peak_resident_bytes()
-
-
 def versions() -> dict[str, str]:
     """What the numbers depend on besides the settings."""
     return {
@@ -354,24 +162,3 @@ def versions() -> dict[str, str]:
         "driftlm": driftlm.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-@contextmanager
-def stop_signals(tape: Tape) -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, so that the run stops between two windows.
-
-    A second Ctrl-C stops at once, and so does one while the stream keeps the reader waiting.
-    """
-    asked: list[int] = []
-
-    def take(number: int, _: Any) -> None:
-        asked.append(number)
-        if len(asked) > 1 or tape.waiting:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -168,7 +168,7 @@ def passed(memory: Learner, log: Path) -> Passed:
             nats.append(step.nats.double())
             positions.append(torch.arange(step.window.position, step.window.position + step.window.new))
             totals = step.totals
-            file.write(json.dumps(line(step, None, None)) + "\n")
+            file.write(json.dumps(line(step, None)) + "\n")
     return Passed(totals, torch.cat(nats), torch.cat(positions))
 
 

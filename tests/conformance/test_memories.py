@@ -16,6 +16,7 @@ from torch import Tensor
 
 from driftlm import Document, DriftError, Learning, Step, WeightMemory, Windows, read_stream
 from driftlm.memories.base import Memory, memory_class, registered
+from driftlm.memories.loop import Point
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Window, split
 from tests.support.build import language_model, nats_of, numbers, read, reads_numbers, spelled, through_files
@@ -217,7 +218,7 @@ def test_a_restored_memory_goes_on_as_if_never_stopped(make: Make, case: Case, s
     second = make(case, stream)
     second.restore(state)
     left = documents[last.before.documents :]
-    resumed = read_stream(second, left, totals=last.before, first_window=last.window.index)
+    resumed = read_stream(second, left, totals=last.before, start=Point(0, last.window.index))
     assert [facts(step) for step in resumed] == expected[stop:]
     assert [facts(step) for step in (*read_so_far, *steps)] == expected  # and taking the state disturbed nothing
 

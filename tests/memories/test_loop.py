@@ -12,6 +12,7 @@ from torch import Tensor
 
 from driftlm import Document, Learning, Totals, WeightMemory, Windows, read_stream
 from driftlm.memories.base import Counts, Event, State
+from driftlm.memories.loop import Point
 from driftlm.streams.windows import Window
 from tests.support.build import language_model, nats_of, numbers, read, spelled, weight_memory
 from tests.support.families import VOCABULARY, random_ids
@@ -169,7 +170,7 @@ def test_a_run_goes_on_in_the_middle_of_a_document() -> None:
             expected = steps_of("1 2 3 4 5", "6 7", limit=limit)[index:]
             memory = Diary(Windows("overlapping", 4, 2))
             memory.counts.updates = step.before.updates
-            rest = read_stream(memory, named, limit=limit, totals=step.before, first_window=step.window.index)
+            rest = read_stream(memory, named, limit=limit, totals=step.before, start=Point(0, step.window.index))
             for ours, theirs in zip(rest, expected, strict=True):
                 assert ours.window == theirs.window
                 assert replace(ours.totals, seconds=0) == replace(theirs.totals, seconds=0)

@@ -34,6 +34,7 @@ from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.dense import DenseIndex
 from driftlm.memories.context.encoders import StatesOfModel
 from driftlm.memories.context.source import RetrievalSource
+from driftlm.memories.loop import Point
 from driftlm.memories.retrieval import BM25Memory, DenseMemory
 from driftlm.memories.weights.camels import SalienceNetwork
 from driftlm.memories.weights.learning import FROZEN
@@ -245,5 +246,5 @@ def states() -> Rows:
             tensors = safetensors.torch.load(safetensors.torch.save(state.tensors))
             other = make(kind)
             other.restore(State(tensors, json.loads(json.dumps(state.values))))
-            rest = read_stream(other, TEXTS[number:3], totals=step.before, first_window=step.window.index)
+            rest = read_stream(other, TEXTS[number:3], totals=step.before, start=Point(0, step.window.index))
             yield f"{name}, {kind}", through(other, rest, scores)

@@ -14,25 +14,12 @@ from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import Counts, Event
-from driftlm.memories.loop import Step, Totals, added
+from driftlm.memories.loop import Point, Step, Totals, added
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.mixture import Learner, MixtureMemory
 from driftlm.memories.weights.rows import StaticRows, WeightRows
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, split
-
-
-@dataclass(frozen=True)
-class RowStep(Step):
-    """One scored window of a document that was read beside others.
-
-    Attributes:
-        number: of the document in the stream, from 0.
-        time: of the document.
-    """
-
-    number: int
-    time: str | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,7 @@ def read_side_by_side(
     compares: bool = False,
     limit: int | None = None,
     totals: Totals | None = None,
-    first: int = 0,
+    start: Point = Point(),  # noqa: B008 - frozen
 ) -> Iterator[Step]:
     """ScoredWindow R documents of a stream at a time, each with a copy of one memory.
 
@@ -86,10 +73,11 @@ def read_side_by_side(
         compares: score the static model on the same windows.
         limit: tokens to score in all; the last document's token list is cut there, as `read_stream` does.
         totals: to go on from (a resumed run).
-        first: number in the stream of the first document (a resumed run).
+        start: the number of the first document in the stream (a resumed run), which is read from its beginning.
 
     Yields:
-        One `RowStep` a window, in the order of the stream; later ones than it are learned from already.
+        One `Step` a window, in the order of the stream; later ones than it are learned from already, so that a reading
+        can go on between two documents alone.
 
     Raises:
         DriftError: unless the memory is reset at every document and changes a plain LoRA by SGD or Adam.
@@ -112,7 +100,7 @@ def read_side_by_side(
             f"of each other; give `Learning.reset` document, or `Stream.batch` 1."
         )
     totals = totals or Totals(static_nats=0.0 if compares else None)
-    return SideBySide(memory, documents, rows, compares, limit, totals, first).steps()
+    return SideBySide(memory, documents, rows, compares, limit, totals, start.document).steps()
 
 
 class SideBySide:
@@ -137,7 +125,7 @@ class SideBySide:
         self.untold: deque[OpenDocument] = deque()  # in the stream's order
         self.ended = False
 
-    def steps(self) -> Iterator[RowStep]:
+    def steps(self) -> Iterator[Step]:
         """One step a window, in the order of the stream."""
         while places := self.fill():
             self.read(places)
@@ -191,7 +179,7 @@ class SideBySide:
             if not windows[row].last:
                 place.window = next(place.windows)
 
-    def told(self) -> Iterator[RowStep]:
+    def told(self) -> Iterator[Step]:
         """What was read and follows in the stream on what was told."""
         while self.untold and self.untold[0].read:
             place, sums = self.untold[0], self.memory.counts
@@ -200,15 +188,18 @@ class SideBySide:
                 updates, rollbacks = sums.updates + one.counts.updates, sums.rollbacks + one.counts.rollbacks
                 before = replace(self.totals, updates=updates, rollbacks=rollbacks)
                 self.totals = added(before, one.window, one.nats, one.static, one.seconds)
-                yield RowStep(
+                here = None if one.window.index else Point(place.number)
+                behind = Point(place.number + 1) if one.window.last else None
+                yield Step(
                     one.window,
                     one.nats,
                     one.static,
                     one.events,
                     before,
                     self.totals,
-                    place.number,
                     place.document.time,
+                    here,
+                    behind,
                 )
             if place.counts is None:
                 return

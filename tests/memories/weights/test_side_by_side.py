@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from driftlm import DriftError, Learning, Totals, WeightMemory, Windows, read_stream
+from driftlm.memories.loop import Point
 from driftlm.memories.weights.mixture import MixtureMemory
-from driftlm.memories.weights.side_by_side import RowStep, read_side_by_side
+from driftlm.memories.weights.side_by_side import read_side_by_side
 from driftlm.streams.documents import Document
 from tests.support.build import language_model, spelled, weight_memory
 from tests.support.families import random_ids
@@ -50,11 +51,9 @@ def test_steps_are_those_of_one_after_another(settings: str, window: str, rows: 
     ours = list(read_side_by_side(memory, DOCUMENTS, rows, compares=True, limit=limit))
     times = {document.id: document.time for document in DOCUMENTS}
     for one, other in zip(ours, theirs, strict=True):
-        assert (
-            isinstance(one, RowStep)
-            and one.time == times[one.window.document]
-            and DOCUMENTS[one.number].id == one.window.document
-        )
+        assert one.time == other.time == times[one.window.document]
+        assert one.here == (None if one.window.index else other.here)
+        assert one.behind == (other.behind if one.window.last else None)
         assert one.window == other.window and one.events == other.events
         assert told(one.before) == told(other.before) and told(one.totals) == told(other.totals)
         assert one.static_nats is not None and other.static_nats is not None
@@ -69,10 +68,10 @@ def test_steps_are_those_of_one_after_another(settings: str, window: str, rows: 
 
 def test_a_reading_goes_on_behind_a_document() -> None:
     whole = list(read_side_by_side(memory_of(), DOCUMENTS, 3, limit=120))
-    place = next(n for n, step in enumerate(whole) if isinstance(step, RowStep) and step.number == 2)
+    place = next(n for n, step in enumerate(whole) if step.here == Point(2))
     memory, before = memory_of(), whole[place].before
     memory.counts.updates = before.updates
-    rest = list(read_side_by_side(memory, DOCUMENTS[2:], 3, limit=120, totals=before, first=2))
+    rest = list(read_side_by_side(memory, DOCUMENTS[2:], 3, limit=120, totals=before, start=Point(2)))
     assert [step.window for step in rest] == [step.window for step in whole[place:]]
     assert [told(step.totals) for step in rest] == [told(step.totals) for step in whole[place:]]
     assert abs(rest[-1].totals.nats - whole[-1].totals.nats) <= 1e-5 * 120
