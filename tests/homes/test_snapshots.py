@@ -82,7 +82,7 @@ def test_as_of_a_document_and_as_of_a_date(tmp_path: Path) -> None:
             assert_same(home.memory.state(), straight(KINDS["all adam"], stream[:count]))
         with pytest.raises(DriftError, match="no document 'd9'"):
             home.point(before_document="d9")
-        with pytest.raises(DriftError, match="--as-of was 'soon'"):
+        with pytest.raises(DriftError, match="`restore.as_of` was 'soon'"):
             home.point(as_of_time="soon")
         with pytest.raises(DriftError, match="one of them"):
             home.point()

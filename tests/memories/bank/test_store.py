@@ -339,7 +339,9 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
 
 def test_other_networks_and_newer_formats_are_refused(bank: BankStore) -> None:
     for other in (Facts(2, 3, 4, "second"), Facts(2, 3, 4, "first", "float16"), Facts(2, 3, 5, "first")):
-        with pytest.raises(DriftError, match="was made with other networks .* give its own with --networks"):
+        with pytest.raises(
+            DriftError, match="was made with other networks .* give its own with `MemorySettings.networks`"
+        ):
             BankStore.open(bank.folder, other)
     with BankStore.open(bank.folder, FACTS) as again:
         assert again.facts == FACTS

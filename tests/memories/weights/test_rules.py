@@ -165,9 +165,9 @@ def test_a_restored_rule_goes_on_bit_equal(name: str, steps: int) -> None:
 
 def test_rules_are_found_by_name() -> None:
     assert {name: rule_class(name) for name in RULES} == {"sgd": SGD, "adam": Adam, "rms": RMS}
-    with pytest.raises(DriftError, match="--rule was 'sdg'; give one of adam, rms, sgd"):
+    with pytest.raises(DriftError, match="`Learning.rule` was 'sdg'; give one of adam, rms, sgd"):
         rule_class("sdg")
-    with pytest.raises(DriftError, match="--rule rms needs gradient statistics"):
+    with pytest.raises(DriftError, match="`Learning.rule` rms needs gradient statistics"):
         RMS(parameters(), parameters(), RuleSettings(0.1))
 
 
