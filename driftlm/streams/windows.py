@@ -68,7 +68,7 @@ class Window:
 
     @property
     def new(self) -> int:
-        """Number of new tokens."""
+        """Return the number of new tokens."""
         return len(self.targets)
 
 
