@@ -79,7 +79,7 @@ def studied(
 
 
 def with_chart(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:
-    """The rows, drawn into a folder where one is named.
+    """Return the rows, drawn into a folder where one is named.
 
     Raises:
         DriftError: where the `report` extra is missing.
@@ -101,7 +101,7 @@ def bank_study(
     asking: Asking,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Rows of answers for every folder of networks, then rows of running text."""
+    """Return the rows of answers for every folder of networks, then rows of running text."""
     answers, texts = list[dict[str, Any]](), list[dict[str, Any]]()
     for folder in folders or ("",):
         made, name = load_networks(folder or None, machine.load()), {"networks": folder or "bundled"}
@@ -111,14 +111,16 @@ def bank_study(
 
 
 def questions_of(stream: str, documents: int, seed: int) -> QuestionStream:
-    """The stream of facts about unseen entities, or a file; of one with more documents, a sample drawn by the seed."""
+    """Return the stream of facts about unseen entities, or a file; of one with more documents, a sample drawn by the
+    seed.
+    """
     if stream == "facts":
         return facts(documents, seed=seed)
     return read_questions(stream, limit_documents=documents, seed=seed)
 
 
 def validation_of(stream: str, chosen: QuestionStream, documents: int, seed: int) -> QuestionStream:
-    """Where learning rates are chosen: facts about other names, or documents of the file that are not studied.
+    """Return where learning rates are chosen: facts about other names, or documents of the file that are not studied.
 
     Example:
         >>> studied = facts(8)
@@ -141,7 +143,7 @@ def validation_of(stream: str, chosen: QuestionStream, documents: int, seed: int
 
 
 def sample(questions: tuple[Question, ...], most: int, seed: int) -> tuple[Question, ...]:
-    """At most so many, drawn by the seed and in their order; all for 0.
+    """Draw at most so many by the seed, in their order; all for 0.
 
     >>> some = sample(facts(64).questions, 8, seed=1)
     >>> len(some), some == sample(facts(64).questions, 8, seed=1), some == facts(64).questions[:8]
