@@ -54,7 +54,7 @@ class AnswerTraining:
             )
 
     def rate_at(self, step: int) -> float:
-        """Rises over the first steps, falls to nothing over the last two thirds."""
+        """Return the rate of a step: it rises over the first steps, and falls to nothing over the last two thirds."""
         return self.rate * min((step + 1) / WARM_UP, 1.5 * (self.steps - step) / self.steps, 1.0)
 
 
