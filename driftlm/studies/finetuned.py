@@ -21,7 +21,7 @@ KINDS = (OTHER_BOOKS[:3], DRIFT, SHIFT)
 
 
 def after(passes: int) -> str:
-    """The setting of a trained prior."""
+    """Return the setting of a trained prior."""
     return f"{passes} pass{'es' * (passes > 1)}"
 
 
@@ -29,7 +29,7 @@ DECIDING = after(PASSES[-1])
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """The same part of every text, read from both priors."""
+    """Return the same part of every text, read from both priors."""
     cells = []
     for text in (text for texts in KINDS for text in first(texts, scale.texts)):
         ahead = AHEAD * scale.tokens
@@ -41,13 +41,13 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def gains(rows: Sequence[Row], setting: str) -> Each:
-    """By text: the fraction of the bits of the fixed model it starts from that learning saves."""
+    """Return by text the fraction of the bits of the fixed model it starts from that learning saves."""
     start = by_text(rows, setting, "static_bits_per_byte" if setting == BEFORE else "prior_bits_per_byte")
     return {text: -change for text, change in relative(start, measured(rows, setting)).items()}
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the longest training; shorter ones are figures."""
+    """Return the verdict on the longest training; shorter ones are figures."""
     first_gains, last_gains = gains(rows, BEFORE), gains(rows, DECIDING)
     shrunk = over_texts({text: first_gains[text] - gain for text, gain in last_gains.items() if text in first_gains})
     before, still = over_texts(first_gains), over_texts(last_gains)
@@ -65,12 +65,12 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def settings(rows: Sequence[Row]) -> list[str]:
-    """Those that were measured."""
+    """Return the settings that were measured."""
     return [name for name in (BEFORE, *map(after, PASSES)) if by_text(rows, name)]
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by training, and bits per byte of the four models."""
+    """Return the gain by training, and bits per byte of the four models."""
     from driftlm.studies.drawing import dots
 
     names = settings(rows)
