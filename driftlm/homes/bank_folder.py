@@ -28,7 +28,7 @@ SHOWN = 5  # documents named with an answer
 
 
 def facts_of(networks: BankNetworks, dtype: str) -> Facts:
-    """What a bank of these networks is made for."""
+    """Return what a bank of these networks is made for."""
     settings = networks.aggregator.settings
     return Facts(settings.vectors, settings.width, settings.key_width, networks.fingerprint(), dtype)
 
@@ -51,7 +51,7 @@ def add(
 
 
 def opened(folder: Path, machine: Machine, networks: str) -> tuple[BankStore, BankNetworks]:
-    """A bank and the networks for it: those given, those it was made with, or the bundled ones."""
+    """Return a bank and the networks for it: those given, those it was made with, or the bundled ones."""
     with BankStore.open(folder) as held:
         facts = held.facts
     made = load_networks(networks or facts.place or None, replace(machine, model=machine.model or facts.model).load())
@@ -59,7 +59,7 @@ def opened(folder: Path, machine: Machine, networks: str) -> tuple[BankStore, Ba
 
 
 def created(folder: Path, machine: Machine, networks: str, half: bool) -> tuple[BankStore, BankNetworks]:
-    """A new bank and its networks; the bank as it is where another process was faster."""
+    """Return a new bank and its networks; the bank as it is where another process was faster."""
     made = load_networks(networks or None, machine.load())
     facts = facts_of(made, "float16" if half else "float32")
     try:
@@ -71,7 +71,7 @@ def created(folder: Path, machine: Machine, networks: str, half: bool) -> tuple[
 
 
 def resolved(place: str) -> str:
-    """A folder by its full path; a hub name and nothing as they are."""
+    """Return a folder by its full path; a hub name and nothing as they are."""
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
@@ -97,7 +97,7 @@ def taught(store: BankStore, networks: BankNetworks, documents: Iterable[Documen
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    """Every document, without its text."""
+    """Return every document, without its text."""
     with BankStore.open(folder) as store:
         return [{name: value for name, value in asdict(one).items() if name != "text"} for one in store.ls()]
 
@@ -113,7 +113,8 @@ def ask(
     beams: int = 1,
     aggregation: Aggregation = EXACT,
 ) -> Iterator[dict[str, Any]]:
-    """Answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats of the answer and its end.
+    """Yield the answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats of the answer and its
+    end.
 
     Documents come by their share of the attention, the largest first. An empty bank leaves the plain language model.
 
@@ -186,7 +187,7 @@ def refuse_longer(model: LanguageModel, needed: int, what: str) -> None:
 
 
 def largest(shares: torch.Tensor, ids: list[str]) -> list[dict[str, Any]]:
-    """The documents of the largest shares (B,), each with its weight."""
+    """Return the documents of the largest shares (B,), each with its weight."""
     best = shares.topk(min(SHOWN, len(shares)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [{"id": ids[place], "weight": weight} for weight, place in pairs]

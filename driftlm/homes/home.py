@@ -128,7 +128,7 @@ class Home:
         machine: Machine = Machine(),  # noqa: B008 - frozen
         checkpoint: float = CHECKPOINT_SECONDS,
     ) -> "Home":
-        """A new home in a folder that is made where it does not exist.
+        """Return a new home in a folder that is made where it does not exist.
 
         Args:
             folder: empty, or not there yet.
@@ -174,7 +174,7 @@ class Home:
         *,
         checkpoint: float = CHECKPOINT_SECONDS,
     ) -> "Home":
-        """The home in a folder, as it was behind the last acknowledged document. Arguments as of `create`.
+        """Return the home in a folder, as it was behind the last acknowledged document. Arguments as of `create`.
 
         Raises:
             DriftError: when it holds none or a damaged one, which is left as it is; when it was made with another
@@ -237,12 +237,12 @@ class Home:
         return entry
 
     def newest(self, id: str) -> Entry | None:
-        """The version of a document that the memory has read last."""
+        """Return the version of a document that the memory has read last."""
         entries = [self.journal.entry(seq) for seq in self.journal.versions(id)]
         return next((entry for entry in reversed(entries) if entry.active), None)
 
     def answer(self, question: str) -> Answer:
-        """A greedy answer, behind what the sources supply.
+        """Return a greedy answer, behind what the sources supply.
 
         Raises:
             DriftError: when there are no sources.
@@ -270,7 +270,7 @@ class Home:
         return self.snapshots.make(name, self.replay.held(self.history), self.replay.priors, last, self.replay.about)
 
     def point(self, *, snapshot: str = "", before_document: str = "", as_of_time: str = "") -> list[int]:
-        """A history to go to: a snapshot's, or the present one up to a document or time.
+        """Return a history to go to: a snapshot's, or the present one up to a document or time.
 
         Raises:
             DriftError: when there is no such place; when the snapshot holds what was forgotten since.
@@ -289,11 +289,11 @@ class Home:
         return found.history
 
     def left_by(self, history: Sequence[int]) -> list[int]:
-        """Rows that a restoring of a history would take out of the present state."""
+        """Return the rows that a restoring of a history would take out of the present state."""
         return sorted(set(self.history) - set(history))
 
     def kept_by(self) -> list[str]:
-        """Names of the snapshots that hold exactly the present state; a damaged one does not."""
+        """Return the names of the snapshots that hold exactly the present state; a damaged one does not."""
         return [base.name for base in self.replay.kept() if base.history == self.history]
 
     def restore(self, history: Sequence[int]) -> None:
@@ -305,7 +305,7 @@ class Home:
             self.settle(history)
 
     def settle(self, history: Sequence[int]) -> None:
-        """The memory has been moved to what is the history from now on."""
+        """Take the history that the memory has been moved to as the one from now on."""
         self.history = self.replay.at = list(history)
         self.checkpoint()
 
@@ -328,7 +328,7 @@ class Home:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known what the memory has read; else the home has to be opened again."""
+        """Tell whether it is known what the memory has read; else the home has to be opened again."""
         return self.replay.at is not None
 
     def refuse_unready(self) -> None:

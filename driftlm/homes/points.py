@@ -11,7 +11,7 @@ from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
 
 def before(entries: Iterable[Entry], document: str) -> list[int]:
-    """The rows before the first version of a document.
+    """Return the rows before the first version of a document.
 
     Raises:
         DriftError: when it was not read.
@@ -25,7 +25,7 @@ def before(entries: Iterable[Entry], document: str) -> list[int]:
 
 
 def as_of(entries: Sequence[Entry], time: str) -> list[int]:
-    """The rows before the first document, in the order they were read, that is from later than a time.
+    """Return the rows before the first document, in the order they were read, that is from later than a time.
 
     A date, a month or a year stands for all of it. Documents without a time are from no time: they count with those
     that they were read among.
@@ -44,7 +44,7 @@ def as_of(entries: Sequence[Entry], time: str) -> list[int]:
 
 
 def end_of(time: str) -> float | None:
-    """The first timestamp after a time, in seconds since 1970, None where it cannot be read.
+    """Return the first timestamp after a time, in seconds since 1970, None where it cannot be read.
 
     Example:
         >>> end_of("1970-01-01"), end_of("1970"), end_of("1969-12"), end_of("soon")
