@@ -7,7 +7,7 @@ TIE = 1e-6  # weights that differ by less are alike
 
 
 def rate_of(expert: str) -> float:
-    """Learning rate at the end of an expert's name.
+    """Return the learning rate at the end of an expert's name.
 
     Example:
         >>> rate_of("sgd:0.05")
@@ -36,7 +36,7 @@ class Lead:
 
 
 def followed(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead | None:
-    """The lead behind a window that begins after `tokens` tokens; an expert takes it only with a larger weight.
+    """Return the lead behind a window that begins after `tokens` tokens; an expert takes it only with a larger weight.
 
     Args:
         lead: before the window, None where no expert had more weight than the others.

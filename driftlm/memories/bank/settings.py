@@ -137,7 +137,7 @@ class BankTraining:
             )
 
     def rate_at(self, step: int) -> float:
-        """Rises, stays, and falls to a twentieth over the last third."""
+        """Return the rate of a step: it rises, stays, and falls to a twentieth over the last third."""
         falling = min(1.0, max(0.0, (self.steps - step) / (self.steps / 3)))
         return self.rate * min(1.0, (step + 1) / self.warm_up) * (0.05 + 0.95 * falling)
 
@@ -179,7 +179,7 @@ class Aggregation:
 
     @property
     def reduces(self) -> bool:
-        """Whether the bank itself becomes smaller; `Aggregation("pruned", 8).reduces`."""
+        """Tell whether the bank itself becomes smaller; `Aggregation("pruned", 8).reduces`."""
         return self.way in ("pruned", "averaged", "nearest-averaged")
 
 
