@@ -14,8 +14,8 @@ class Asking:
     """How questions are answered; `Asking().beams == 1` is greedy.
 
     Attributes:
-        beams: of the search for an answer.
-        golds: which gold answers count; of those, the first is the one whose nats are taken.
+        beams: Search for an answer with so many beams; 1 is greedy.
+        golds: Compare with `all` gold answers or the `shortest`; the first of these is the one whose nats are taken.
     """
 
     beams: int = 1
@@ -34,20 +34,20 @@ class QuestionStudy:
     """What is measured on which questions.
 
     Attributes:
-        stream: `facts`, or a file of documents with questions.
-        memories: names of what is compared, as `checked` takes them; differences are from the first.
-        networks: folders of networks of a bank; without one, the bundled ones.
-        documents: how many of the stream; the largest bank where costs are measured.
-        questions: at most so many; 0 for all.
-        seed: of the stream of facts, and of what is drawn from a file.
-        retrieved: documents that are found for a question, and shares of attention that count as found.
-        budget: most tokens of their texts together.
-        encoder: of dense retrieval, a name that `encoder_named` knows.
-        salience_network: folder of the network of `camels`; empty for the bundled one.
-        learning_rate: of the weights that learn; without, the best of several on documents that are not studied.
-        sweep_documents: how many of those.
-        text: files or folders that the study of forgetting reads; without, texts about other things.
-        out: folder for what is written; empty for none.
+        stream: Ask about `facts`, or about a file of documents with questions.
+        memories: Compare the memories of these names, as `checked` takes them; differences are from the first.
+        networks: Read networks of a bank from these folders; without one, use the bundled ones.
+        documents: Take so many documents of the stream; where costs are measured, the largest bank holds so many.
+        questions: Ask at most so many questions; 0 for all.
+        seed: Seed the stream of facts, and what is drawn from a file.
+        retrieved: Find so many documents for a question, and count so many of the largest shares of attention as found.
+        budget: Show at most so many tokens of their texts together.
+        encoder: Find with this encoder in dense retrieval, a name that `encoder_named` knows.
+        salience_network: Read the network of `camels` from this folder; empty for the bundled one.
+        learning_rate: Learn at this rate; without, at the best of several on documents that are not studied.
+        sweep_documents: Choose the rate on so many of those.
+        text: Read these files or folders after adapting; without, texts about other things.
+        out: Write answers or charts into this folder; empty for none.
     """
 
     stream: str = "facts"
