@@ -1,4 +1,4 @@
-"""Forgetting: the home is as if some documents had never been read, and their text is in none of its files.
+"""Deletion: the home is as if some documents had never been read, and their text is in none of its files.
 
 Where weights learned, the nearest state before the first reading is gone back to, and all that was read later is read
 again without them; that is exact. Sources forget at once. Snapshots are immutable and keep what they hold, unless they
@@ -19,13 +19,13 @@ from driftlm.memories.loop import Totals
 
 @dataclass(frozen=True)
 class Plan:
-    """What forgetting some documents means.
+    """What the deletion of some documents means.
 
     Attributes:
         documents: their ids.
         rows: of the journal that go.
         history: the rows that stay behind the present state.
-        snapshots: names of those that hold what is forgotten, now or before.
+        snapshots: names of those that hold what is deleted, now or before.
         cost: of the reading that has to be done again; with the purge, where one was asked for.
     """
 

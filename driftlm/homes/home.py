@@ -4,7 +4,7 @@ HOME/home.json        what the memory is made of; written last, when the home is
 HOME/journal.sqlite   every document, in order
 HOME/state/           the checkpoint: the state behind some row of the journal
 HOME/snapshots/       named states
-HOME/followed.jsonl   how far files and folders were followed
+HOME/followed.jsonl   how far files and folders were read
 
 The present state is always the checkpoint, or a snapshot, and an exact reading of the rows behind it: the same bits on
 the same machine with the same versions and threads.

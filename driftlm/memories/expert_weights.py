@@ -35,7 +35,7 @@ class Lead:
     changes: int = 0
 
 
-def followed(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead | None:
+def lead_after(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead | None:
     """Return the lead behind a window that begins after `tokens` tokens; an expert takes it only with a larger weight.
 
     Args:
@@ -44,7 +44,7 @@ def followed(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead |
         tokens: scored before it.
 
     Example:
-        >>> followed(Lead(0), (0.2, 0.8), 512)
+        >>> lead_after(Lead(0), (0.2, 0.8), 512)
         Lead(expert=1, since=512, before=0, changes=1)
     """
     if not weights:

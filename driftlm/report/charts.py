@@ -248,11 +248,11 @@ def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], widt
     sorted_names = [names[place] for place in order]
     fields = [f"w{rank:02}" for rank in range(len(order))]  # an expert's name is no name of a field
     values: list[dict[str, Any]] = [{"tokens": 0, "start": 0, "document": "", **dict.fromkeys(fields, 1 / len(order))}]
-    for standing in tally.expert_weights():
-        best = max(range(len(names)), key=standing.weights.__getitem__)
-        row: dict[str, Any] = {field: standing.weights[place] for field, place in zip(fields, order, strict=True)}
-        row |= {"tokens": standing.tokens, "document": standing.document, "start": values[-1]["tokens"]}
-        values.append(_finite(row | {"leader": names[best], "most": standing.weights[best]}))
+    for point in tally.expert_weights():
+        best = max(range(len(names)), key=point.weights.__getitem__)
+        row: dict[str, Any] = {field: point.weights[place] for field, place in zip(fields, order, strict=True)}
+        row |= {"tokens": point.tokens, "document": point.document, "start": values[-1]["tokens"]}
+        values.append(_finite(row | {"leader": names[best], "most": point.weights[best]}))
     rows, x = alt.InlineData(values=values), _tokens_axis(tally)
     y = alt.Y("weight:Q", title="weight", stack="zero", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     colours = alt.Scale(domain=sorted_names, range=expert_colours(sorted_names))

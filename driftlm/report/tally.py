@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.expert_weights import ExpertWeights, Lead, followed
+from driftlm.memories.expert_weights import ExpertWeights, Lead, lead_after
 
 POINTS = 1000  # points of a line at most; a longer stream is summed into buckets of 2, 4, 8 ... windows
 DOCUMENTS = 500  # document rows kept; the others are counted
@@ -271,7 +271,7 @@ class Tally:
         if self._experts not in (None, len(weights)):
             raise ValueError(f"{len(weights)} experts follow {self._experts}")
         self._experts = len(weights)
-        self.lead = followed(self.lead, weights, self.total.tokens - int(line["tokens"]))
+        self.lead = lead_after(self.lead, weights, self.total.tokens - int(line["tokens"]))
         return weights
 
     def _bucket(self, sums: Sums, document: str, weights: tuple[float, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The application: routes, and what errors become. FastAPI is the extra `serve`, and pydantic stays in `wire`."""
+"""The application: routes, and what errors become. FastAPI is the extra `serve`, and pydantic stays in `schemas`."""
 
 import logging
 from typing import Any

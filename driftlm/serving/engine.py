@@ -143,7 +143,7 @@ class Engine:
                 self.failure = error
 
     def next(self) -> list[Job]:
-        """Take the job that waits longest, or wait for one; none when the engine stops. An answer takes others along."""
+        """Take the job that waits longest, or wait for one; none when the engine stops. Answers go together."""
         with self.changed:
             self.changed.wait_for(lambda: self.jobs or self.stopping)
             jobs, left, behind = list[Job](), deque[Job](), set[str]()

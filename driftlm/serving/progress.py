@@ -105,7 +105,7 @@ class Progress:
             nonlocal reading
             if reading is None:
                 reading = DocumentProgress(document.id, len(home.memory.encode(document.text)[0]) - 1)
-                self.follow(tenant, reading)
+                self.begin(tenant, reading)
             with self.lock:
                 reading.add(step.totals)
 
@@ -119,7 +119,7 @@ class Progress:
             self.end(tenant, reading, "read", entry.seq)
         return entry
 
-    def follow(self, tenant: str, reading: DocumentProgress) -> None:
+    def begin(self, tenant: str, reading: DocumentProgress) -> None:
         """Begin to publish a reading."""
         with self.lock:
             self.tenants.setdefault(tenant, TenantProgress()).reading = reading

@@ -15,7 +15,7 @@ from driftlm.studies.rows import Each, by_text, combined, concluded, figure, mea
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
 
-BEFORE, AHEAD = "no training", 2  # tokens trained on for one that is read
+BEFORE, TRAINED = "no training", 2  # tokens trained on for one that is read
 PASSES = (1, 4)
 KINDS = (OTHER_BOOKS[:3], DRIFT, SHIFT)
 
@@ -32,11 +32,11 @@ def readings(scale: Scale) -> list[Cell]:
     """Return the same part of every text, read from both priors."""
     cells = []
     for text in (text for texts in KINDS for text in first(texts, scale.texts)):
-        ahead = AHEAD * scale.tokens
-        cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=ahead))
+        trained = TRAINED * scale.tokens
+        cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=trained))
         for passes in PASSES:
             rate = DEFAULT_RATES["adam"]
-            cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=ahead, tuned=passes, rate=rate))
+            cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=trained, tuned=passes, rate=rate))
     return cells
 
 

@@ -65,7 +65,7 @@ class Modulation(nn.Module, ABC):
 class PrefixModulation(Modulation):
     """One linear map from a vector to the keys and values of all layers, with a bias per position.
 
-    Grouped queries are served: keys have `num_key_value_heads` heads of `head_dim`.
+    Grouped queries are supported: keys have `num_key_value_heads` heads of `head_dim`.
 
     Args:
         config: of the language model.

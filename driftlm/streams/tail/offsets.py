@@ -1,4 +1,4 @@
-"""How far sources were followed: a file of lines, one for every document that came."""
+"""How far sources were read: a file of lines, one for every document that came."""
 
 import json
 import os
@@ -29,8 +29,8 @@ class Offset:
     given: int
 
 
-class Follower(Protocol):
-    """What gives documents, and says how far it is."""
+class Resumable(Protocol):
+    """A source that gives documents, and says how far it is."""
 
     offset: Offset
 
@@ -96,7 +96,7 @@ class Offsets:
         """Yield those that came before."""
         return (document for _, document in self.lines() if document is not None)
 
-    def and_more(self, tail: Follower) -> Iterator[Document]:
+    def and_more(self, tail: Resumable) -> Iterator[Document]:
         """Yield those that came before, and then those that come, each added as it does."""
         yield from self.documents()
         for document in tail:

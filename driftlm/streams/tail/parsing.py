@@ -16,7 +16,7 @@ Say = Callable[[str], object]
 
 
 class Source:
-    """Something that is followed.
+    """Something that is read while it grows.
 
     Attributes:
         ended: whether nothing can come any more.

@@ -101,7 +101,7 @@ def test_forgotten_is_as_if_never_added(bank: BankStore, tmp_path: Path, compact
         bank.show("x")
 
 
-def test_expired_are_those_of_moments_before(bank: BankStore) -> None:
+def test_expired_are_those_of_timestamps_before(bank: BankStore) -> None:
     add(bank, document("a", timestamp=3.0), document("b"), document("c", timestamp=1.0), document("d", timestamp=2.0))
     assert bank.expire(3.0) == ["c", "d"] and bank.expire(3.0) == []
     assert [entry.id for entry in bank.ls()] == ["a", "b"]
