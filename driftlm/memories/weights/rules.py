@@ -85,7 +85,7 @@ def refuse_other_statistics(state: Mapping[str, Tensor], expected: Mapping[str, 
 
 
 class SGD:
-    """θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay.
+    """Step by θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay.
 
     The new values are written over the gradient, so that keeping the old ones for the guard costs no copy.
     """
@@ -119,7 +119,9 @@ class SGD:
 
 
 class Adam:
-    """torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015, alg. 1)."""
+    """Step as torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015,
+    alg. 1).
+    """
 
     KEYS = ("step", "exp_avg", "exp_avg_sq")  # that torch keeps of a parameter once it has stepped
 
