@@ -262,9 +262,11 @@ def test_docstrings_begin_with_a_capital_letter_and_end_with_a_full_stop() -> No
 
 
 def names_of_settings() -> dict[str, set[str]]:
-    """Fields, properties, methods and parameters of every class and function of the package, by its name."""
+    """Fields, properties, methods and parameters of every class and function below the command line, by its name."""
     names: dict[str, set[str]] = {}
     for path in FILES:
+        if part_of(name_of(path)) == "cli":
+            continue
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 names.setdefault(node.name, set()).update(parameters_of(node))

@@ -108,7 +108,7 @@ def ask(
     folder: Path,
     machine: Machine,
     networks: str,
-    longest: int,
+    tokens: int,
     *,
     beams: int = 1,
     aggregation: Aggregation = EXACT,
@@ -123,8 +123,8 @@ def ask(
     """
     if not questions or not all(question.strip() for question in questions):
         raise DriftError("a question is missing or empty; give it in quotes.")
-    if longest < 1 or beams < 1:
-        raise DriftError(f"`ask.tokens` was {longest} and `ask.beams` {beams}; give at least 1 of each.")
+    if tokens < 1 or beams < 1:
+        raise DriftError(f"`ask.tokens` was {tokens} and `ask.beams` {beams}; give at least 1 of each.")
     store, made = opened(folder, machine, networks)
     with store:
         bank, model = store.matrices(), made.language_model
@@ -132,10 +132,10 @@ def ask(
         for question in questions:
             prompt = [prompt_ids(model, question)]
             refuse_longer(
-                model, len(prompt[0]) + longest + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
+                model, len(prompt[0]) + tokens + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
             )
             modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
-            answer = generate(model, prompt, modulated, longest, beams)[0]
+            answer = generate(model, prompt, modulated, tokens, beams)[0]
             nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
             documents = largest(shares[0], bank.ids)
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}

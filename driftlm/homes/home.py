@@ -19,6 +19,7 @@ from typing import Any
 
 from driftlm import __version__
 from driftlm.core.errors import DriftError
+from driftlm.homes import points
 from driftlm.homes.identity import (
     about_model,
     described,
@@ -28,7 +29,6 @@ from driftlm.homes.identity import (
     settings_of,
 )
 from driftlm.homes.journal import Entry, Journal
-from driftlm.homes.points import as_of, before
 from driftlm.homes.replay import Base, Replay
 from driftlm.homes.snapshots import Snapshot, Snapshots
 from driftlm.homes.states import read_checkpoint, write_checkpoint
@@ -269,17 +269,17 @@ class Home:
         last = self.journal.entry(self.history[-1]) if self.history else None
         return self.snapshots.make(name, self.replay.held(self.history), self.replay.priors, last, self.replay.about)
 
-    def point(self, *, snapshot: str = "", before_document: str = "", as_of_time: str = "") -> list[int]:
+    def point(self, *, snapshot: str = "", before: str = "", as_of: str = "") -> list[int]:
         """Return a history to go to: a snapshot's, or the present one up to a document or time.
 
         Raises:
             DriftError: when there is no such place; when the snapshot holds what was forgotten since.
         """
-        if sum(map(bool, (snapshot, before_document, as_of_time))) != 1:
+        if sum(map(bool, (snapshot, before, as_of))) != 1:
             raise DriftError("a snapshot, a document and a time are three ways to name a state; give one of them.")
         if not snapshot:
             entries = self.journal.entries(self.history)
-            return before(entries, before_document) if before_document else as_of(list(entries), as_of_time)
+            return points.before(entries, before) if before else points.as_of(list(entries), as_of)
         found = self.snapshots.read(snapshot)
         if set(found.history) - self.journal.hashes().keys():
             raise DriftError(

@@ -36,9 +36,9 @@ def as_of(entries: Sequence[Entry], time: str) -> list[int]:
     end = end_of(time)
     timestamps = [timestamp_of(entry.time) for entry in entries]
     if end is None:
-        raise DriftError(f"`restore.as_of` was {time!r}; give {UNDERSTOOD}.")
+        raise DriftError(f"`point.as_of` was {time!r}; give {UNDERSTOOD}.")
     if all(timestamp is None for timestamp in timestamps):
-        raise DriftError("no document that was read names a time; give `restore.before` instead.")
+        raise DriftError("no document that was read names a time; give `point.before` instead.")
     later = [place for place, timestamp in enumerate(timestamps) if timestamp is not None and timestamp >= end]
     return [entry.seq for entry in entries[: later[0] if later else len(entries)]]
 

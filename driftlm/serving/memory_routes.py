@@ -92,7 +92,7 @@ def removed(home: Home, name: str) -> dict[str, Any]:
 
 def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> dict[str, Any]:
     """Go to a state, or only say what that would take, and what would leave the state."""
-    target = home.point(snapshot=snapshot, before_document=before, as_of_time=as_of)
+    target = home.point(snapshot=snapshot, before=before, as_of=as_of)
     price, left, kept = home.replay.cost(target), len(home.left_by(target)), home.kept_by()
     if not cost:
         home.restore(target)
