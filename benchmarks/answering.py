@@ -49,8 +49,8 @@ def adapting(terms: Terms, stream: QuestionStream) -> dict[str, Callable[[], obj
 
     def into(name: str) -> Callable[[], object]:
         def run() -> None:
-            with taking_part(name, terms, stream.documents, RATE) as rival:
-                rival.adapt(stream.documents)
+            with taking_part(name, terms, stream.documents, RATE) as candidate:
+                candidate.adapt(stream.documents)
 
         return run
 

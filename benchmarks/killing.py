@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.served import Client, address_in, arguments_of
+from benchmarks.server import Client, address_in, arguments_of
 from driftlm import Learning, Windows, load, read_stream
 from driftlm.cli.main import main as command_line
 from driftlm.homes.home import Home

@@ -38,7 +38,7 @@ from typing import Any
 import torch
 
 from benchmarks.killing import killed
-from benchmarks.served import Client, started
+from benchmarks.server import Client, started
 from driftlm import Learning, Windows, __version__, load
 from driftlm.homes.home import Home
 from driftlm.memories.settings import MemorySettings

@@ -1,4 +1,4 @@
-"""`python -m driftlm`."""
+"""Run the command line by `python -m driftlm`."""
 
 from driftlm.cli.main import main
 

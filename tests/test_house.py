@@ -248,6 +248,96 @@ def test_everything_public_has_a_docstring() -> None:
     assert not silent
 
 
+def test_docstrings_begin_with_a_capital_letter_and_end_with_a_full_stop() -> None:
+    wrong = []
+    for path in FILES:
+        module = tree_of(path)
+        classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+        nodes = [module, *(node for place in [module, *classes] for node in place.body if public(node))]
+        for node in nodes:
+            first = (ast.get_docstring(node) or "").split("\n\n")[0]
+            if first and not (first[0].isupper() and first.endswith(".")):
+                wrong.append(f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'the module')}: {first}")
+    assert not wrong
+
+
+def names_of_settings() -> dict[str, set[str]]:
+    """Fields, properties, methods and parameters of every class and function below the command line, by its name."""
+    names: dict[str, set[str]] = {}
+    for path in FILES:
+        if part_of(name_of(path)) == "cli":
+            continue
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names.setdefault(node.name, set()).update(parameters_of(node))
+            elif isinstance(node, ast.ClassDef):
+                found = names.setdefault(node.name, set())
+                for part in node.body:
+                    if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                        found |= {part.name} | (parameters_of(part) if part.name == "__init__" else set())
+                    elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                        found.add(part.target.id)
+    return names
+
+
+def parameters_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    return {one.arg for one in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
+
+
+def errors() -> Iterator[tuple[str, str]]:
+    """Where an error that users read is made outside the command line, and its sentence without what it fills in."""
+    classes = [node for path in FILES for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)]
+    kinds = {"DriftError"}
+    for _ in classes:
+        kinds |= {node.name for node in classes if {ast.unparse(base) for base in node.bases} & kinds}
+    for path in FILES:
+        if part_of(name_of(path)) == "cli":
+            continue
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in kinds:
+                filled = [inner for inner in ast.walk(node) if isinstance(inner, ast.JoinedStr)]
+                pieces = {id(piece) for inner in filled for piece in inner.values}
+                plain = [
+                    inner.value
+                    for inner in ast.walk(node)
+                    if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and id(inner) not in pieces
+                ]
+                sentences = [
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in inner.values)
+                    for inner in filled
+                ]
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", " ".join([*sentences, *plain])
+
+
+def test_settings_that_are_named_exist() -> None:
+    """`Owner.field` in a string, and `function.parameter` in an error, are found where they say."""
+    names, unknown = names_of_settings(), []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for owner, field in re.findall(r"`([A-Z][A-Za-z0-9]*)\.(\w*)", node.value):
+                    # A field that is filled in is seen by the test of the error.
+                    if owner not in names or (field and field not in names[owner]):
+                        unknown.append(f"{path.relative_to(ROOT)}:{node.lineno}: {owner}.{field}")
+    for where, sentence in errors():
+        for owner, field in re.findall(r"`([a-z]\w*)\.(\w+)`", sentence):
+            if not re.fullmatch("jsonl?|py|sqlite", field) and field not in names.get(owner, ()):
+                unknown.append(f"{where}: {owner}.{field}")
+    assert not unknown
+
+
+def test_flags_are_the_command_lines_alone() -> None:
+    """An error outside `cli` names a setting by its field; a flag stands there only in a command to run."""
+    found = list(errors())
+    assert len(found) > 100
+    wrong = [
+        f"{where}: {sentence}"
+        for where, sentence in found
+        if re.search(r"(?<![\w-])--\w", re.sub(r"`driftlm [^`]*`", "", sentence))
+    ]
+    assert not wrong
+
+
 def test_readme_shows_every_module() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     files = Counter(path.name for path in FILES if not path.name.startswith("__"))

@@ -79,7 +79,7 @@ def restore(
     from driftlm.homes.opening import opened
 
     with opened(home) as place:
-        target = place.point(snapshot=name, before_document=before, as_of_time=as_of)
+        target = place.point(snapshot=name, before=before, as_of=as_of)
         price, left, kept = place.replay.cost(target), len(place.left_by(target)), place.kept_by()
         tell(price)
         tell_left(left, kept, cost)

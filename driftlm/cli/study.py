@@ -5,7 +5,7 @@ from typing import Literal
 import tyro
 
 from driftlm.cli.bank import show
-from driftlm.evaluation.settings import Asking, Golds
+from driftlm.evaluation.settings import Asking, Golds, QuestionStudy
 from driftlm.memories.bank.settings import Aggregation, Way
 from driftlm.models.machine import Machine
 
@@ -69,17 +69,13 @@ def study(
     from driftlm.evaluation.question_studies import studied
     from driftlm.report.tables import show_rows
 
-    rows = studied(
-        what,
-        machine,
+    settings = QuestionStudy(
         stream=stream,
         memories=memories,
         networks=networks,
         documents=documents,
         questions=questions,
         seed=seed,
-        asking=Asking(beams, gold),
-        aggregation=Aggregation(aggregation, size, seed),
         retrieved=retrieved,
         budget=budget,
         encoder=encoder,
@@ -89,5 +85,6 @@ def study(
         text=text,
         out=out,
     )
+    rows = studied(what, machine, settings, Asking(beams, gold), Aggregation(aggregation, size, seed))
     show({"rows": rows}) if json else show_rows(rows)
     return 0

@@ -11,7 +11,7 @@ from driftlm.streams.windows import Window
 
 
 def estimate(memory: Learner, expected: int | None, window: Window, compare: bool) -> str:
-    """Estimated time and memory, before a long run starts.
+    """Return estimated time and memory, before a long run starts.
 
     Args:
         memory: that is to read.
@@ -41,14 +41,14 @@ def estimate(memory: Learner, expected: int | None, window: Window, compare: boo
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def expected_tokens(files: Sequence[str], limit: int | None, memory: Learner) -> int | None:
-    """Tokens to come, from the size of the files; None where that does not tell."""
+    """Return the number of tokens to come, from the size of the files; None where that does not tell."""
     size = 0
     for source in files:
         path = Path(source)

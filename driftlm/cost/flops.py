@@ -31,7 +31,7 @@ Measure = Callable[[Product], tuple[Cost, Cost]]  # what products cost forward a
 
 
 def full_shape(windows: Windows) -> Shape:
-    """Of a window in the middle of a long document: all its new tokens are there, and all its context.
+    """Return the shape of a window in the middle of a long document: all its new tokens are there, and all its context.
 
     Example:
         >>> full_shape(Windows("cached", context=512, stride=128))
@@ -62,17 +62,17 @@ class Formula:
     kept: int
 
     def score(self, shape: Shape) -> int:
-        """Matrix products and attention of a window's forward pass."""
+        """Return matrix products and attention of a window's forward pass."""
         return self.forward.of(shape) + self.head_forward.of(shape, self.parts(shape))
 
     def learn(self, shape: Shape) -> int:
-        """Those of its backward pass, where it is learned from."""
+        """Return the operations of a window's backward pass, where it is learned from."""
         parts = self.parts(shape)
         again = self.head_forward.of(shape, parts) if parts > 1 else 0
         return self.backward.of(shape) + self.head_backward.of(shape, parts) + again
 
     def parts(self, shape: Shape) -> int:
-        """In how many parts the head takes the new tokens."""
+        """Return in how many parts the head takes the new tokens."""
         return -(-shape.new // self.kept)
 
 
@@ -90,7 +90,7 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Return the sum of both."""
         return self.products + self.steps
 
 
@@ -111,7 +111,7 @@ def formula_of(memory: WeightMemory) -> Formula:
 
 
 def formula_by(memory: WeightMemory, measure: Measure, step: int) -> Formula:
-    """What a memory's windows cost by any measure of its products; `step` is what an update does.
+    """Return what a memory's windows cost by any measure of its products; `step` is what an update does.
 
     Raises:
         DriftError: for a model or a setting whose products are unknown.
@@ -131,7 +131,7 @@ def formula_by(memory: WeightMemory, measure: Measure, step: int) -> Formula:
 
 
 def operations(product: Product) -> tuple[Cost, Cost]:
-    """Operations of products, forward and backward.
+    """Return the operations of products, forward and backward.
 
     Example:
         >>> operations(Product("fed", 3, 5, forward=1, backward=2))[1].fed
@@ -143,7 +143,7 @@ def operations(product: Product) -> tuple[Cost, Cost]:
 
 
 def step_of(learning: Learning) -> int:
-    """Elementwise operations of an update, for each parameter.
+    """Return elementwise operations of an update, for each parameter.
 
     Example:
         >>> step_of(Learning(rule="sgd", momentum=0.9))
@@ -163,7 +163,7 @@ def step_of(learning: Learning) -> int:
 
 
 def flops_of(memory: WeightMemory | MixtureMemory, log: Path) -> Flops:
-    """What a run took, from the windows in its log; not the static model it was compared with.
+    """Return what a run took, from the windows in its log; not the static model it was compared with.
 
     Learned from is a window behind which the updates rose; with `accumulate`, one where the guard did not step in.
     Experts of a mixture are alike but for rule and rate, and one that went back counts as if it had kept its cache.
@@ -181,7 +181,7 @@ def flops_of(memory: WeightMemory | MixtureMemory, log: Path) -> Flops:
 def products_and_steps(
     memory: WeightMemory | MixtureMemory, log: Path, formula_of: Callable[[WeightMemory], Formula]
 ) -> tuple[int, int]:
-    """What the passes over the windows of a log took, and what the updates did, by any formula."""
+    """Return what the passes over the windows of a log took, and what the updates did, by any formula."""
     readers = [memory.frozen, *memory.active] if isinstance(memory, MixtureMemory) else [memory]
     formulas = [formula_of(one) for one in readers]
     products = sum(
@@ -193,7 +193,7 @@ def products_and_steps(
 
 
 def shapes_read(readers: Sequence[WeightMemory], updates: int, log: Path) -> Iterator[tuple[Shape, int]]:
-    """The shape of every window of a log, and how many of the readers learned from it.
+    """Yield the shape of every window of a log, and how many of the readers learned from it.
 
     Args:
         readers: of the same windows.

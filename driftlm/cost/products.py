@@ -62,7 +62,7 @@ class Cost:
         return Cost(self.fed * times, self.pair * times, self.new * times, self.once * times, self.attended * times)
 
     def of(self, shape: Shape, times: int = 1) -> int:
-        """Of a window, whose pass is made in so many parts that what is there once is there for each.
+        """Return the cost of a window, whose pass is made in so many parts that what is there once is there for each.
 
         Example:
             >>> Cost(fed=10, pair=2, new=5).of(Shape(fed=4, attended=8, new=4))
@@ -97,7 +97,7 @@ class Product:
     added: Cost = Cost()
 
     def over_rows(self, each: int) -> Cost:
-        """What every row costs."""
+        """Return what every row costs."""
         return Cost(once=each * self.rows) if isinstance(self.rows, int) else Cost(**{self.rows: each})
 
 
@@ -119,7 +119,7 @@ class Applied:
 
 
 def products_of(memory: WeightMemory) -> Iterator[Product]:
-    """All products of a window's passes."""
+    """Yield all products of a window's passes."""
     model = memory.language_model.model
     applied, head = applied_maps(memory), model.get_output_embeddings()
     for one in applied:
@@ -128,7 +128,7 @@ def products_of(memory: WeightMemory) -> Iterator[Product]:
 
 
 def applied_maps(memory: WeightMemory) -> list[Applied]:
-    """The linear maps that a forward pass applies, in its order, seen in one over a few tokens."""
+    """Return the linear maps that a forward pass applies, in its order, seen in one over a few tokens."""
     model, handles = memory.language_model.model, []
     found: list[Applied] = []
 
@@ -153,7 +153,7 @@ def applied_maps(memory: WeightMemory) -> list[Applied]:
 
 
 def maps_within(model: Any, module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Linear maps by name; one with a LoRA around it is one map."""
+    """Yield linear maps by name; one with a LoRA around it is one map."""
     if isinstance(module, nn.Linear | Conv1D) or hasattr(module, "lora_A"):
         yield path, module
         return
@@ -164,13 +164,13 @@ def maps_within(model: Any, module: nn.Module, path: str = "") -> Iterator[tuple
 
 
 def size_of(module: Any) -> tuple[int, int]:
-    """Inputs and outputs of a map, or of the one that a LoRA is around."""
+    """Return the inputs and outputs of a map, or of the one that a LoRA is around."""
     base = getattr(module, "base_layer", module)
     return (base.nx, base.nf) if isinstance(base, Conv1D) else (base.in_features, base.out_features)
 
 
 def map_products(applied: Applied, rows: Literal["fed", "new"]) -> Iterator[Product]:
-    """Those of a map and of its LoRA."""
+    """Yield the products of a map and of its LoRA."""
     module, (inputs, outputs) = applied.module, size_of(applied.module)
     base = getattr(module, "base_layer", module)
     bias = Cost(once=0 if base.bias is None else outputs)
@@ -187,7 +187,7 @@ def map_products(applied: Applied, rows: Literal["fed", "new"]) -> Iterator[Prod
 
 
 def attentions(model: Any, applied: list[Applied]) -> Iterator[Product]:
-    """Those of every attention: of queries with keys, and of the weights that it gives with values.
+    """Yield the products of every attention: of queries with keys, and of the weights that it gives with values.
 
     The gradient of the weights that attention gives is wanted where that of the queries or keys is.
     """

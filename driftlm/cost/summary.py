@@ -23,7 +23,7 @@ from driftlm.streams.windows import Window
 
 
 def summarized(memory: WeightMemory | MixtureMemory, log: Path, tokens: int) -> dict[str, Any]:
-    """What a summary says of a run's cost by formula.
+    """Return what a summary says of a run's cost by formula.
 
     Args:
         memory: as it stands behind the last window.
@@ -49,7 +49,7 @@ def summarized(memory: WeightMemory | MixtureMemory, log: Path, tokens: int) -> 
 
 
 def counted_flops(memory: Memory, windows: Iterable[Window]) -> list[int]:
-    """Floating-point operations of each window's score and learning: matrix products and attention, both passes.
+    """Return floating-point operations of each window's score and learning: matrix products and attention, both passes.
 
     Elementwise work and the optimizer's step are left out. The model should attend in eager mode
     (`model.set_attn_implementation("eager")`): the counter sees inside that on every device.
@@ -64,7 +64,8 @@ def counted_flops(memory: Memory, windows: Iterable[Window]) -> list[int]:
 
 
 def added_product(held: Sequence[int], left: Sequence[int], right: Sequence[int], **_: object) -> int:
-    """Operations of `addmm_`, which a plain LoRA's product takes and the counter does not know, from its shapes.
+    """Return the operations of `addmm_`, which a plain LoRA's product takes and the counter does not know, from its
+    shapes.
 
     Example:
         >>> added_product((5, 3), (5, 2), (2, 3))
@@ -74,7 +75,7 @@ def added_product(held: Sequence[int], left: Sequence[int], right: Sequence[int]
 
 
 def peak_resident_bytes() -> int:
-    """Most memory this process has had resident, bytes.
+    """Return the most memory this process has had resident, bytes.
 
     Example:
         >>> peak_resident_bytes() > 1_000_000

@@ -30,7 +30,7 @@ ADDED = 3  # two gradients read, their sum written
 
 
 def formula_of(memory: WeightMemory) -> Formula:
-    """Bytes that a memory's windows and steps move.
+    """Return the bytes that a memory's windows and steps move.
 
     Raises:
         DriftError: for a model or a setting whose products are unknown.
@@ -57,7 +57,7 @@ def formula_of(memory: WeightMemory) -> Formula:
 
 
 def numbers(product: Product) -> tuple[Cost, Cost]:
-    """Numbers that products read and write, forward and backward.
+    """Return the numbers that products read and write, forward and backward.
 
     Example:
         >>> numbers(Product("fed", 3, 5, forward=1, backward=2))[1]
@@ -72,7 +72,7 @@ def numbers(product: Product) -> tuple[Cost, Cost]:
 
 
 def step_of(learning: Learning) -> int:
-    """Numbers that an update reads and writes, for each parameter.
+    """Return the numbers that an update reads and writes, for each parameter.
 
     Example:
         >>> step_of(Learning(rule="sgd", momentum=0.9))
@@ -87,7 +87,7 @@ def step_of(learning: Learning) -> int:
 
 
 def bytes_of(memory: WeightMemory | MixtureMemory, log: Path) -> int:
-    """What a run moved, from the windows in its log, as `flops_of`.
+    """Return what a run moved, from the windows in its log, as `flops_of`.
 
     Args:
         memory: as it stands behind the last window.

@@ -48,7 +48,7 @@ class Answered:
 
 
 def normalized(text: str) -> str:
-    """Text as SQuAD compares it: lower case, no ASCII punctuation, no articles (a, an, the), single spaces.
+    """Return text as SQuAD compares it: lower case, no ASCII punctuation, no articles (a, an, the), single spaces.
 
     >>> normalized("  The U.S.  and an Élan ")
     'us and élan'
@@ -59,7 +59,7 @@ def normalized(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str], golds: Golds = "all") -> bool:
-    """Whether the normalised prediction is one of the normalised `answers`; `DriftError` where there are none.
+    """Tell whether the normalised prediction is one of the normalised `answers`; `DriftError` where there are none.
 
     >>> exact_match("the Paris.", ["Paris", "Paris, France"]), exact_match("Parisian", ["Paris"])
     (True, False)
@@ -71,7 +71,7 @@ def exact_match(prediction: str, answers: Sequence[str], golds: Golds = "all") -
 
 
 def prefix_match(prediction: str, answers: Sequence[str], golds: Golds = "all") -> bool:
-    """Whether the normalised prediction begins with a normalised answer: the EM of CaMeLS and MAC.
+    """Tell whether the normalised prediction begins with a normalised answer: the EM of CaMeLS and MAC.
 
     It is never below `exact_match` and counts "Parisian" as "Paris". An answer of which nothing is left ("The") is
     matched here only by a prediction of which nothing is left; in their code every prediction matches it. Their
@@ -88,7 +88,8 @@ def prefix_match(prediction: str, answers: Sequence[str], golds: Golds = "all") 
 
 
 def f1(prediction: str, answers: Sequence[str], golds: Golds = "all") -> float:
-    """Best F1 over the answers: 2·P·R / (P + R), where P and R are the shares of words in common, with repeats.
+    """Return the best F1 over the answers: 2·P·R / (P + R), where P and R are the shares of words in common, with
+    repeats.
 
     Where nothing is left of the prediction or the answer it is 1 if nothing is left of both, else 0 (as in SQuAD v2):
     F1 is never below `exact_match`.
@@ -109,7 +110,7 @@ def _overlap(predicted: list[str], wanted: list[str]) -> float:
 
 
 def counted(answers: Sequence[str], golds: Golds) -> Sequence[str]:
-    """The gold answers that count; `DriftError` where there are none.
+    """Return the gold answers that count; `DriftError` where there are none.
 
     >>> counted(("Paris, France", "Paris"), "shortest")
     ['Paris']
@@ -130,7 +131,8 @@ def bootstrap_interval(
     level: float = LEVEL,
     clusters: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of the mean: its (1 ± level)/2 quantiles over resamplings with replacement, in their units.
+    """Return the percentile bootstrap of the mean: its (1 ± level)/2 quantiles over resamplings with replacement, in
+    their units.
 
     With `clusters`, one label a value, whole clusters are resampled, and the mean is over the values they hold:
     questions on one document go wrong together, and as many independent ones would give too narrow an interval.
@@ -170,7 +172,7 @@ def bootstrap_interval(
 
 
 def summarized(answered: Sequence[Answered], golds: Golds = "all") -> dict[str, Any]:
-    """Means over questions, ready for JSON: a number that is undefined or not finite is None, never NaN.
+    """Return the means over questions, ready for JSON: a number that is undefined or not finite is None, never NaN.
 
     - `questions`: how many; `em`, `prefix_em`, `f1`: shares from 0 to 1.
     - `recall`: share of the right documents among those found, over the questions that any were looked for;
@@ -244,7 +246,8 @@ def _finite(value: float) -> float | None:
 def retention(
     before: Sequence[Answered], after: Sequence[Answered], golds: Golds = "all"
 ) -> tuple[float | None, float | None]:
-    """What is left of strict EM and of F1 after further documents: mean after over mean before, 1 if nothing is lost.
+    """Return what is left of strict EM and of F1 after further documents: mean after over mean before, 1 if nothing is
+    lost.
 
     Both are answers to the same questions in the same order, else `DriftError`. A ratio to a start of zero, or of no
     questions, is undefined and None: a model that knew nothing has nothing to keep. It can be over 1.

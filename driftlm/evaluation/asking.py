@@ -34,12 +34,12 @@ Supplying = Callable[[Sequence[Question]], Supply]
 
 
 def nothing(questions: Sequence[Question]) -> Supply:
-    """No help: the language model alone."""
+    """Supply no help: the language model alone."""
     return Supply.of((), len(questions))
 
 
 def own_text(documents: Sequence[Document]) -> Supplying:
-    """The right document as text: the ceiling of every memory that finds documents."""
+    """Return the right document as text: the ceiling of every memory that finds documents."""
     texts = {document.id: document.text for document in documents}
 
     def supplying(questions: Sequence[Question]) -> Supply:
@@ -50,7 +50,7 @@ def own_text(documents: Sequence[Document]) -> Supplying:
 
 
 def own_bank(networks: BankNetworks, documents: Sequence[Document]) -> Supplying:
-    """Banks of one: each question's own document alone, amortized here."""
+    """Return the banks of one: each question's own document alone, amortized here."""
     bank = bank_of(networks, documents)
     places = {name: place for place, name in enumerate(bank.ids)}
     aggregator = networks.aggregator
@@ -76,7 +76,7 @@ def from_bank(
     asking: Asking = GREEDY,
     aggregation: Aggregation = EXACT,
 ) -> list[Answered]:
-    """Answers from a whole bank."""
+    """Return the answers from a whole bank."""
     source = BankSource(networks, aggregation)
     source.hold(bank)
     supplying: Supplying = lambda some: source.supply([one.text for one in some])  # noqa: E731
@@ -86,7 +86,7 @@ def from_bank(
 def from_context(
     language_model: LanguageModel, stream: QuestionStream, questions: Sequence[Question], asking: Asking = GREEDY
 ) -> list[Answered]:
-    """Answers with the right document in the context."""
+    """Return the answers with the right document in the context."""
     return answered(language_model, questions, own_text(stream.documents), asking)
 
 
@@ -119,7 +119,7 @@ def batches(
     asking: Asking,
     positions: int,
 ) -> Iterator[Batch]:
-    """Questions in batches, with their prompts; `positions` are taken by what modulates the model.
+    """Yield the questions in batches, with their prompts; `positions` are taken by what modulates the model.
 
     Raises:
         DriftError: for no questions.
@@ -146,7 +146,8 @@ def answered(
     positions: int = 0,
     retrieved: int = 1,
 ) -> list[Answered]:
-    """Answers behind what is supplied, and what the first gold answer that counts costs, in batches of questions.
+    """Return answers behind what is supplied, and what the first gold answer that counts costs, in batches of
+    questions.
 
     Args:
         language_model: as it is now.
@@ -187,7 +188,7 @@ def answered(
 def gold_nats(
     language_model: LanguageModel, questions: Sequence[Question], supplying: Supplying, positions: int = 0
 ) -> float:
-    """Nats per token of the gold answers, with nothing generated; arguments and errors as of `answered`."""
+    """Return the nats per token of the gold answers, with nothing generated; arguments and errors as of `answered`."""
     nats, tokens = 0.0, 0
     for batch in batches(language_model, questions, supplying, GREEDY, positions):
         cost, there, _ = answer_nats(language_model, batch.prompts, batch.golds, batch.supply.modulated)
@@ -196,7 +197,7 @@ def gold_nats(
 
 
 def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str, retrieved: int = 1) -> bool | None:
-    """Whether the right document was found: among those whose texts were found, or else among the largest shares.
+    """Tell whether the right document was found: among those whose texts were found, or else among the largest shares.
 
     A text that was found but left out by the budget counts as found: what a reader makes of it is in its answers.
 
@@ -218,7 +219,9 @@ def is_recalled(document: str, named: Sequence[tuple[str, float]], text: str, re
 
 
 def fitting(language_model: LanguageModel, question: str, context: str, taken: int) -> tuple[list[int], bool]:
-    """The prompt with as much of the context's beginning as leaves room for `taken` tokens, and whether it was cut."""
+    """Return the prompt with as much of the context's beginning as leaves room for `taken` tokens, and whether it was
+    cut.
+    """
     positions = language_model.positions
     whole = prompt_ids(language_model, question, context)
     if positions is None or not context or len(whole) + taken <= positions:

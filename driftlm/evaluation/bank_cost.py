@@ -37,7 +37,8 @@ def cost_rows(
     asking: Asking = GREEDY,
     aggregation: Aggregation = EXACT,
 ) -> list[dict[str, Any]]:
-    """One row a size of the bank, up to so many documents; larger ones than the stream hold copies with a little noise.
+    """Return one row a size of the bank, up to so many documents; larger ones than the stream hold copies with a little
+    noise.
 
     Keys of a row: documents; measured_documents, those amortized; entries; seconds_adapt (a document);
     peak_bytes_adapt (of amortizing the measured ones); seconds_prepare (once, before the first question); seconds_ask
@@ -52,7 +53,7 @@ def cost_rows(
 def cost_row(
     networks: BankNetworks, stream: QuestionStream, size: int, asking: Asking, aggregation: Aggregation
 ) -> dict[str, Any]:
-    """The costs of a bank of one size."""
+    """Return the costs of a bank of one size."""
     model, device = networks.language_model, networks.language_model.device
     some = stream.documents[:size]
     with Spent(device) as adapting:
@@ -83,7 +84,7 @@ def cost_row(
 
 
 def grown(bank: Modulations, documents: int) -> Modulations:
-    """A bank of so many documents: its own, then copies of them with noise, keys of length 1 again."""
+    """Return a bank of so many documents: its own, then copies of them with noise, keys of length 1 again."""
     entries, copies = len(bank.keys), -(-documents // bank.documents)
     if copies == 1:
         return bank.select(bank.owner < documents)
@@ -109,7 +110,7 @@ def grown(bank: Modulations, documents: int) -> Modulations:
 
 
 def stored_bytes(networks: BankNetworks, documents: Sequence[Document], bank: Modulations) -> int:
-    """What a store of these documents takes on disk."""
+    """Return what a store of these documents takes on disk."""
     settings = networks.aggregator.settings
     facts = Facts(settings.vectors, settings.width, settings.key_width, networks.fingerprint())
     with TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ WINDOWS = Windows("overlapping", context=256, stride=32)  # short: a document's 
 def compared(
     networks: BankNetworks, stream: QuestionStream, questions: Sequence[Question], asking: Asking, seed: int
 ) -> list[dict[str, Any]]:
-    """One row a way of aggregating the same bank: keys as in `question_answering`, with what the networks are."""
+    """Give a row a way of aggregating the same bank: keys as in `question_answering`, with what the networks are."""
     began = time.perf_counter()
     bank, rows = bank_of(networks, stream.documents), []
     seconds = time.perf_counter() - began
@@ -40,7 +40,7 @@ def compared(
 
 
 def aggregations(bank: Modulations, seed: int) -> list[Aggregation]:
-    """All ways, in sizes that this bank is larger than: with the others they are exact."""
+    """Return all ways, in sizes that this bank is larger than: with the others they are exact."""
     entries, keyed = len(bank.vectors), bank.keys.shape[1] > 0
     fewer = [entries // times for times in REDUCED]
     found = [Aggregation("hierarchical", size) for size in GROUPS]
@@ -52,14 +52,14 @@ def aggregations(bank: Modulations, seed: int) -> list[Aggregation]:
 
 
 def kind_of(networks: BankNetworks) -> dict[str, Any]:
-    """What tells networks apart in a table."""
+    """Return what tells networks apart in a table."""
     settings = networks.settings
     names = ("encoder", "modulation", "vectors", "document_score")
     return {name: getattr(settings, name) for name in names}
 
 
 def text_rows(networks: BankNetworks, documents: Sequence[Document]) -> list[dict[str, Any]]:
-    """Running text after the bank has learned half of the documents: that half again, and the other, unseen.
+    """Return running text after the bank has learned half of the documents: that half again, and the other, unseen.
 
     Keys of a row: text (`adapted` or `unseen`), documents, tokens, nats and plain_nats (per token, with the bank and
     by the plain model), perplexity and plain_perplexity. The bank is asked with the window before, so that a first

@@ -62,12 +62,12 @@ class Terms:
 
     @cached_property
     def dense_encoder(self) -> Encoder:
-        """The encoder, loaded once for all memories that have it; `DriftError` where it cannot be."""
+        """Return the encoder, loaded once for all memories that have it; `DriftError` where it cannot be."""
         return encoder_named(self.encoder, self.networks.language_model)
 
 
 def parts_of(name: str) -> list[str]:
-    """The parts of a memory's name.
+    """Return the parts of a memory's name.
 
     Raises:
         DriftError: for an unknown part, one that is named twice, or parts that cannot be together.
@@ -102,7 +102,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def learner_of(name: str) -> Saliences | None:
-    """The part whose weights learn, named as what weighs their tokens; None where none does.
+    """Return the part whose weights learn, named as what weighs their tokens; None where none does.
 
     Example:
         >>> learner_of("bm25+camels"), learner_of("bank")
@@ -113,7 +113,7 @@ def learner_of(name: str) -> Saliences | None:
 
 
 def checked(names: Sequence[str]) -> list[str]:
-    """Names as they are, one by one; several may stand in one, with commas.
+    """Return names as they are, one by one; several may stand in one, with commas.
 
     Raises:
         DriftError: for no name, one that comes twice, or one that `parts_of` refuses.
@@ -151,7 +151,7 @@ class Candidate:
         self.given: Supplying = nothing
 
     def one_window(self, documents: Sequence[Document]) -> Windows:
-        """The grid on which every document that fits the model's positions is one window."""
+        """Return the grid on which every document that fits the model's positions is one window."""
         longest = max(len(self.language_model.encode(document.text)[1]) for document in documents)
         positions = self.language_model.positions
         longest = longest if positions is None else min(longest, positions - self.terms.networks.positions)
@@ -159,17 +159,17 @@ class Candidate:
 
     @property
     def positions(self) -> int:
-        """Positions that what modulates the model takes before a prompt."""
+        """Return the positions that what modulates the model takes before a prompt."""
         return self.terms.networks.positions if {*self.parts} & {*MODULATING} else 0
 
     @property
     def encoder(self) -> str | None:
-        """What `dense` finds documents with; None where it takes no part."""
+        """Return what `dense` finds documents with; None where it takes no part."""
         return self.terms.encoder if "dense" in self.parts else None
 
     @property
     def retrieved(self) -> int | None:
-        """Documents of each source that count as found for a question; None where no source takes part."""
+        """Return the documents of each source that count as found for a question; None where no source takes part."""
         return self.terms.retrieved if self.memory.sources else None
 
     def adapt(self, documents: Sequence[Document], asked: Sequence[Question] = ()) -> None:
@@ -193,14 +193,16 @@ class Candidate:
                 self.given = own_bank(self.terms.networks, self.own)
 
     def supply(self, questions: Sequence[Question]) -> Supply:
-        """What helps with some questions."""
+        """Return what helps with some questions."""
         found = self.memory.supplied([question.text for question in questions])
         with self.memory.weights.prior.in_force():
             given = self.given(questions)
         return Supply.of([given, found], len(questions))
 
     def bytes_kept(self) -> float:
-        """Bytes of what the sources keep: vectors and keys of the bank that is attended to, texts and vectors else."""
+        """Return the bytes of what the sources keep: vectors and keys of the bank that is attended to, texts and
+        vectors else.
+        """
         return sum(bytes_of(source) for source in self.memory.sources)
 
 
@@ -208,7 +210,7 @@ class Candidate:
 def taking_part(
     name: str, terms: Terms, documents: Sequence[Document], learning_rate: float = 0.0
 ) -> Iterator[Candidate]:
-    """A candidate; afterwards the language model that all share is as it was."""
+    """Yield a candidate; afterwards the language model that all share is as it was."""
     candidate = Candidate(name, terms, documents, learning_rate)
     try:
         yield candidate
@@ -218,7 +220,7 @@ def taking_part(
 
 
 def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -> Learning:
-    """All weights by Adam, as the online baselines of CaMeLS do; none where no part learns."""
+    """Return all weights by Adam, as the online baselines of CaMeLS do; none where no part learns."""
     if learner is None:
         return FROZEN
     network = terms.salience_network if learner == "camels" else ""
@@ -226,7 +228,7 @@ def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -
 
 
 def source_of(part: str, terms: Terms) -> Source:
-    """A source that holds nothing yet."""
+    """Return a source that holds nothing yet."""
     if part == "bank":
         return BankSource(terms.networks, terms.aggregation)
     model = terms.networks.language_model
@@ -235,7 +237,7 @@ def source_of(part: str, terms: Terms) -> Source:
 
 
 def bytes_of(source: Source) -> float:
-    """Bytes of what a source keeps."""
+    """Return the bytes of what a source keeps."""
     if isinstance(source, BankSource):
         return bank_bytes(source.bank, source.aggregation)
     state = source.state()
@@ -244,6 +246,6 @@ def bytes_of(source: Source) -> float:
 
 
 def bank_bytes(bank: Modulations, aggregation: Aggregation) -> float:
-    """Vectors and keys of the bank that is attended to."""
+    """Return the vectors and keys of the bank that is attended to."""
     kept = min(1.0, aggregation.size / max(1, len(bank.keys))) if aggregation.reduces else 1.0
     return kept * sum(tensor.numel() * tensor.element_size() for tensor in (bank.vectors, bank.keys))

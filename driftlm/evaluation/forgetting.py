@@ -17,7 +17,7 @@ WINDOWS = Windows("overlapping", context=256, stride=128)
 
 
 def unrelated() -> list[Document]:
-    """Text that is on every machine; it differs a little between versions of Python.
+    """Return the text that is on every machine; it differs a little between versions of Python.
 
     Example:
         >>> len(unrelated())
@@ -33,7 +33,7 @@ def forgotten(
     texts: Sequence[Document],
     validation: QuestionStream | None = None,
 ) -> list[dict[str, Any]]:
-    """Bits per byte on unrelated texts before and after adapting on the stream: one row a memory.
+    """Return the bits per byte on unrelated texts before and after adapting on the stream: one row a memory.
 
     Nothing is learned from the texts. Sources are asked by the window before, as in all running text.
 

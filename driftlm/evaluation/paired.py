@@ -45,7 +45,7 @@ class Examined:
 
 
 def row_of(found: Sequence[Answered], documents: int, asking: Asking, seconds: float, size: float) -> dict[str, Any]:
-    """What every row of answers holds."""
+    """Return what every row of answers holds."""
     summary = summarized(found, asking.golds)
     return {
         "documents": documents,
@@ -62,7 +62,7 @@ def row_of(found: Sequence[Answered], documents: int, asking: Asking, seconds: f
 
 
 def table_of(examined: Sequence[Examined]) -> list[dict[str, Any]]:
-    """One row a memory: its facts, what its answers come to, and how they differ from those of the first one.
+    """Return one row a memory: its facts, what its answers come to, and how they differ from those of the first one.
 
     `em_difference` and `f1_difference` are means over the questions, the row's less the first one's, None there; the
     intervals are 95 % of resamplings of the documents, None under 5 of them.
@@ -82,7 +82,7 @@ def table_of(examined: Sequence[Examined]) -> list[dict[str, Any]]:
 
 
 def differences(first: Sequence[Answered] | None, other: Sequence[Answered], golds: Golds) -> dict[str, Any]:
-    """What `other` is better by than `first`, as `table_of` says; of nothing where there is no first.
+    """Return what `other` is better by than `first`, as `table_of` says; of nothing where there is no first.
 
     Source: paired bootstrap, Efron and Tibshirani 1993, section 16.4; whole documents are drawn.
     """
@@ -113,7 +113,7 @@ def differences(first: Sequence[Answered] | None, other: Sequence[Answered], gol
 
 
 def write(folder: Path, examined: Sequence[Examined]) -> None:
-    """Every answer, and the facts of every memory, as JSON lines in a folder."""
+    """Write every answer, and the facts of every memory, as JSON lines into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     answers = [line_of(one.facts, found) for one in examined for found in one.answered]
     for name, lines in ((ANSWERS, answers), (MEMORIES, [one.facts for one in examined])):
@@ -122,7 +122,7 @@ def write(folder: Path, examined: Sequence[Examined]) -> None:
 
 
 def read(folder: Path) -> list[Examined]:
-    """What `write` wrote: `table_of(read(folder))` is the table again.
+    """Return what `write` wrote: `table_of(read(folder))` is the table again.
 
     Raises:
         DriftError: where the folder holds no answers, or damaged ones.
@@ -143,7 +143,7 @@ def read(folder: Path) -> list[Examined]:
 
 
 def line_of(facts: dict[str, Any], one: Answered) -> dict[str, Any]:
-    """An answer as a JSON object, with its marks."""
+    """Return an answer as a JSON object, with its marks."""
     answers, golds = one.question.answers, facts["golds"]
     line = {"memory": facts["memory"], **asdict(one.question), "answers": list(answers), "answer": one.prediction}
     line |= {"gold": counted(answers, golds)[0]}
@@ -154,7 +154,7 @@ def line_of(facts: dict[str, Any], one: Answered) -> dict[str, Any]:
 
 
 def answered_of(line: dict[str, Any]) -> Answered:
-    """The answer of a line."""
+    """Return the answer of a line."""
     question = {field.name: line[field.name] for field in fields(Question)} | {"answers": tuple(line["answers"])}
     nats = math.nan if line["nats"] is None else line["nats"]
     measured = {name: line[name] for name in MEASURED}

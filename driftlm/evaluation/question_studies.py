@@ -11,7 +11,7 @@ from driftlm.evaluation.bank_cost import MEASURED, cost_rows
 from driftlm.evaluation.bank_studies import compared, text_rows
 from driftlm.evaluation.candidates import Terms, checked, learner_of, parts_of
 from driftlm.evaluation.forgetting import forgotten, unrelated
-from driftlm.evaluation.settings import Asking
+from driftlm.evaluation.settings import Asking, QuestionStudy
 from driftlm.evaluation.study import compare, retained
 from driftlm.memories.bank.networks import load_networks
 from driftlm.memories.bank.settings import EXACT, Aggregation
@@ -25,77 +25,61 @@ OF_MEMORIES = ("qa", "retention", "forgetting")
 
 
 def studied(
-    what: str,
-    machine: Machine,
-    *,
-    stream: str,
-    memories: tuple[str, ...],
-    networks: tuple[str, ...],
-    documents: int,
-    questions: int,
-    seed: int,
-    asking: Asking,
-    aggregation: Aggregation,
-    retrieved: int = 1,
-    budget: int = 256,
-    salience_network: str = "",
-    learning_rate: float | None = None,
-    encoder: str = STATES,
-    sweep_documents: int = 64,
-    text: tuple[str, ...] = (),
-    out: str = "",
+    what: str, machine: Machine, study: QuestionStudy, asking: Asking, aggregation: Aggregation
 ) -> list[dict[str, Any]]:
-    """The rows of a study.
+    """Measure what is asked for and return its rows.
 
     Raises:
-        DriftError: for a stream or networks that cannot be read, or settings that make no sense.
+        DriftError: for a stream or networks that cannot be read, or settings that make no sense together.
     """
-    counts = {"documents": documents, "sweep_documents": sweep_documents, "retrieved": retrieved, "budget": budget}
-    for name, count in counts.items():
-        if count < 1:
-            raise DriftError(f"`QuestionStudy.{name}` was {count}; give at least 1.")
-    if questions < 0:
-        raise DriftError(f"`QuestionStudy.questions` was {questions}; give at most how many to ask, or 0 for all.")
-    if learning_rate is not None and learning_rate <= 0:
-        raise DriftError(f"`QuestionStudy.learning_rate` was {learning_rate}; give a number above 0.")
-    if what not in OF_MEMORIES and memories != ("bank",):
+    if what not in OF_MEMORIES and study.memories != ("bank",):
         raise DriftError(f"study {what} is about a bank alone; leave out `QuestionStudy.memories`.")
-    if what not in ("qa", "retention") and out:
+    if what not in ("qa", "retention") and study.out:
         raise DriftError(f"study {what} writes no files; leave out `QuestionStudy.out`.")
-    if what != "forgetting" and text:
+    if what != "forgetting" and study.text:
         raise DriftError(f"study {what} reads no text besides the stream; leave out `QuestionStudy.text`.")
     if what == "bank" and aggregation != EXACT:
         raise DriftError(f"study bank aggregates in every way; leave out `Aggregation.way` {aggregation.way}.")
-    if what != "bank" and len(networks) > 1:
+    if what != "bank" and len(study.networks) > 1:
         raise DriftError(
-            f"`QuestionStudy.networks` named {len(networks)} folders; study {what} takes one, study bank several."
+            f"`QuestionStudy.networks` named {len(study.networks)} folders; study {what} takes one, study bank several."
         )
-    names = checked(memories) if what in OF_MEMORIES else []
-    parsed(encoder)
-    if encoder != STATES and not any("dense" in parts_of(name) for name in names):
+    names = checked(study.memories) if what in OF_MEMORIES else []
+    parsed(study.encoder)
+    if study.encoder != STATES and not any("dense" in parts_of(name) for name in names):
         raise DriftError(
-            f"`QuestionStudy.encoder` was {encoder}, and no memory here has dense; add dense to "
+            f"`QuestionStudy.encoder` was {study.encoder}, and no memory here has dense; add dense to "
             f"`QuestionStudy.memories` or leave it out."
         )
-    chosen = questions_of(stream, min(documents, MEASURED) if what == "cost" else documents, seed)
-    asked = sample(chosen.questions, questions, seed)
+    documents = min(study.documents, MEASURED) if what == "cost" else study.documents
+    stream = questions_of(study.stream, documents, study.seed)
+    asked = sample(stream.questions, study.questions, study.seed)
     if what == "bank":
-        return bank_study(machine, networks, chosen, asked, asking, seed)
-    made = load_networks(networks[0] if networks else None, machine.load())
+        return bank_study(machine, study.networks, stream, asked, asking, study.seed)
+    made = load_networks(study.networks[0] if study.networks else None, machine.load())
     if what == "cost":
-        return cost_rows(made, chosen, documents, asking, aggregation)
-    terms = Terms(made, aggregation, retrieved, budget, salience_network, learning_rate, encoder)
-    swept = any(learner_of(name) is not None for name in names) and learning_rate is None
-    validation = validation_of(stream, chosen, sweep_documents, seed) if swept else None
+        return cost_rows(made, stream, study.documents, asking, aggregation)
+    terms = Terms(
+        made,
+        aggregation,
+        study.retrieved,
+        study.budget,
+        study.salience_network,
+        study.learning_rate,
+        study.encoder,
+    )
+    swept = any(learner_of(name) is not None for name in names) and study.learning_rate is None
+    validation = validation_of(study.stream, stream, study.sweep_documents, study.seed) if swept else None
     if what == "qa":
-        return compare(terms, chosen, names, asked, asking, validation, Path(out) if out else None)
+        return compare(terms, stream, names, asked, asking, validation, Path(study.out) if study.out else None)
     if what == "retention":
-        return with_chart(retained(terms, chosen, names, asking, validation), out)
-    return forgotten(terms, chosen, names, list(read_documents(text)) if text else unrelated(), validation)
+        return with_chart(retained(terms, stream, names, asking, validation), study.out)
+    texts = list(read_documents(study.text)) if study.text else unrelated()
+    return forgotten(terms, stream, names, texts, validation)
 
 
 def with_chart(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:
-    """The rows, drawn into a folder where one is named.
+    """Return the rows, drawn into a folder where one is named.
 
     Raises:
         DriftError: where the `report` extra is missing.
@@ -117,7 +101,7 @@ def bank_study(
     asking: Asking,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Rows of answers for every folder of networks, then rows of running text."""
+    """Return the rows of answers for every folder of networks, then rows of running text."""
     answers, texts = list[dict[str, Any]](), list[dict[str, Any]]()
     for folder in folders or ("",):
         made, name = load_networks(folder or None, machine.load()), {"networks": folder or "bundled"}
@@ -127,14 +111,16 @@ def bank_study(
 
 
 def questions_of(stream: str, documents: int, seed: int) -> QuestionStream:
-    """The stream of facts about unseen entities, or a file; of one with more documents, a sample drawn by the seed."""
+    """Return the stream of facts about unseen entities, or a file; of one with more documents, a sample drawn by the
+    seed.
+    """
     if stream == "facts":
         return facts(documents, seed=seed)
     return read_questions(stream, limit_documents=documents, seed=seed)
 
 
 def validation_of(stream: str, chosen: QuestionStream, documents: int, seed: int) -> QuestionStream:
-    """Where learning rates are chosen: facts about other names, or documents of the file that are not studied.
+    """Return where learning rates are chosen: facts about other names, or documents of the file that are not studied.
 
     Example:
         >>> studied = facts(8)
@@ -157,7 +143,7 @@ def validation_of(stream: str, chosen: QuestionStream, documents: int, seed: int
 
 
 def sample(questions: tuple[Question, ...], most: int, seed: int) -> tuple[Question, ...]:
-    """At most so many, drawn by the seed and in their order; all for 0.
+    """Draw at most so many by the seed, in their order; all for 0.
 
     >>> some = sample(facts(64).questions, 8, seed=1)
     >>> len(some), some == sample(facts(64).questions, 8, seed=1), some == facts(64).questions[:8]

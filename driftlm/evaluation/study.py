@@ -67,7 +67,7 @@ def compare(
 def examine(
     candidate: Candidate, chosen: Chosen, stream: QuestionStream, questions: Sequence[Question], asking: Asking
 ) -> Examined:
-    """A memory that is new, adapted and asked."""
+    """Return a memory that is new, adapted and asked."""
     with Spent(candidate.language_model.device) as adapting:
         candidate.adapt(stream.documents, questions)
     found = answered(
@@ -96,19 +96,19 @@ def question_answering(
     asking: Asking = GREEDY,
     aggregation: Aggregation = EXACT,
 ) -> list[dict[str, Any]]:
-    """`compare` of memories without learning rates."""
+    """Return the rows that `compare` gives for memories without learning rates."""
     return compare(Terms(networks, aggregation), stream, memories, questions, asking)
 
 
 def settings_of(candidate: Candidate) -> dict[str, Any]:
-    """What a row says of how the sources find documents: None for what a memory does not have."""
+    """Return what a row says of how the sources find documents: None for what a memory does not have."""
     has_bank = "bank" in candidate.parts
     found = of_aggregation(candidate.terms.aggregation) if has_bank else {"aggregation": None, "size": None}
     return found | {"retrieved": candidate.retrieved, "encoder": candidate.encoder}
 
 
 def of_aggregation(aggregation: Aggregation) -> dict[str, Any]:
-    """What a row says of it."""
+    """Return what a row says of it."""
     return {"aggregation": aggregation.way, "size": aggregation.size or None}
 
 
@@ -119,7 +119,7 @@ def retained(
     asking: Asking = GREEDY,
     validation: QuestionStream | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers about the first 200 documents as further ones arrive, relative to the start: some rows a memory.
+    """Return answers about the first 200 documents as further ones arrive, relative to the start: some rows a memory.
 
     Keys of a row: memory, documents (further ones), questions, em, f1, em_retention, f1_retention, weight, aggregation
     and size (of the bank, else None), retrieved, encoder, learning_rate. All questions are asked whose document is one
@@ -157,5 +157,5 @@ def retained(
 def retention_curve(
     networks: BankNetworks, stream: QuestionStream, asking: Asking = GREEDY, aggregation: Aggregation = EXACT
 ) -> list[dict[str, Any]]:
-    """`retained` of a bank."""
+    """Return the rows that `retained` gives for a bank."""
     return retained(Terms(networks, aggregation), stream, ["bank"], asking)

@@ -21,7 +21,9 @@ class Chosen(NamedTuple):
 
 
 def comparable(memories: Sequence[str], terms: Terms, validation: QuestionStream | None) -> list[str]:
-    """Names as `checked` gives them, none of which lacks a learning rate or an encoder: refused before a measure."""
+    """Return names as `checked` gives them, none of which lacks a learning rate or an encoder: refused before a
+    measure.
+    """
     names = checked(memories)
     for name in names:
         refuse_without_rate(name, terms, validation)
@@ -42,7 +44,7 @@ def refuse_without_rate(name: str, terms: Terms, validation: QuestionStream | No
 
 
 def chosen_rate(name: str, terms: Terms, validation: QuestionStream | None) -> Chosen:
-    """The learning rate of a memory: the one given, or of `RATES` the one after which the answers cost least.
+    """Return the learning rate of a memory: the one given, or of `RATES` the one after which the answers cost least.
 
     Every rate adapts once to the whole validation stream; of equal ones the smallest is taken.
 
@@ -63,7 +65,7 @@ def chosen_rate(name: str, terms: Terms, validation: QuestionStream | None) -> C
 
 
 def cost_of(name: str, terms: Terms, validation: QuestionStream, rate: float) -> float:
-    """Nats per answer token after adapting at a rate; infinite where that is no number."""
+    """Return the nats per answer token after adapting at a rate; infinite where that is no number."""
     with taking_part(name, terms, validation.documents, rate) as candidate:
         candidate.adapt(validation.documents, validation.questions)
         nats = gold_nats(candidate.language_model, validation.questions, candidate.supply, candidate.positions)

@@ -28,7 +28,7 @@ SHOWN = 5  # documents named with an answer
 
 
 def facts_of(networks: BankNetworks, dtype: str) -> Facts:
-    """What a bank of these networks is made for."""
+    """Return what a bank of these networks is made for."""
     settings = networks.aggregator.settings
     return Facts(settings.vectors, settings.width, settings.key_width, networks.fingerprint(), dtype)
 
@@ -51,7 +51,7 @@ def add(
 
 
 def opened(folder: Path, machine: Machine, networks: str) -> tuple[BankStore, BankNetworks]:
-    """A bank and the networks for it: those given, those it was made with, or the bundled ones."""
+    """Return a bank and the networks for it: those given, those it was made with, or the bundled ones."""
     with BankStore.open(folder) as held:
         facts = held.facts
     made = load_networks(networks or facts.place or None, replace(machine, model=machine.model or facts.model).load())
@@ -59,7 +59,7 @@ def opened(folder: Path, machine: Machine, networks: str) -> tuple[BankStore, Ba
 
 
 def created(folder: Path, machine: Machine, networks: str, half: bool) -> tuple[BankStore, BankNetworks]:
-    """A new bank and its networks; the bank as it is where another process was faster."""
+    """Return a new bank and its networks; the bank as it is where another process was faster."""
     made = load_networks(networks or None, machine.load())
     facts = facts_of(made, "float16" if half else "float32")
     try:
@@ -71,7 +71,7 @@ def created(folder: Path, machine: Machine, networks: str, half: bool) -> tuple[
 
 
 def resolved(place: str) -> str:
-    """A folder by its full path; a hub name and nothing as they are."""
+    """Return a folder by its full path; a hub name and nothing as they are."""
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
@@ -97,7 +97,7 @@ def taught(store: BankStore, networks: BankNetworks, documents: Iterable[Documen
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    """Every document, without its text."""
+    """Return every document, without its text."""
     with BankStore.open(folder) as store:
         return [{name: value for name, value in asdict(one).items() if name != "text"} for one in store.ls()]
 
@@ -108,12 +108,13 @@ def ask(
     folder: Path,
     machine: Machine,
     networks: str,
-    longest: int,
+    tokens: int,
     *,
     beams: int = 1,
     aggregation: Aggregation = EXACT,
 ) -> Iterator[dict[str, Any]]:
-    """Answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats of the answer and its end.
+    """Yield the answers from a bank: `{question, answer, nats, documents: [{id, weight}]}`, nats of the answer and its
+    end.
 
     Documents come by their share of the attention, the largest first. An empty bank leaves the plain language model.
 
@@ -122,8 +123,8 @@ def ask(
     """
     if not questions or not all(question.strip() for question in questions):
         raise DriftError("a question is missing or empty; give it in quotes.")
-    if longest < 1 or beams < 1:
-        raise DriftError(f"`ask.tokens` was {longest} and `ask.beams` {beams}; give at least 1 of each.")
+    if tokens < 1 or beams < 1:
+        raise DriftError(f"`ask.tokens` was {tokens} and `ask.beams` {beams}; give at least 1 of each.")
     store, made = opened(folder, machine, networks)
     with store:
         bank, model = store.matrices(), made.language_model
@@ -131,10 +132,10 @@ def ask(
         for question in questions:
             prompt = [prompt_ids(model, question)]
             refuse_longer(
-                model, len(prompt[0]) + longest + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
+                model, len(prompt[0]) + tokens + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
             )
             modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
-            answer = generate(model, prompt, modulated, longest, beams)[0]
+            answer = generate(model, prompt, modulated, tokens, beams)[0]
             nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
             documents = largest(shares[0], bank.ids)
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}
@@ -186,7 +187,7 @@ def refuse_longer(model: LanguageModel, needed: int, what: str) -> None:
 
 
 def largest(shares: torch.Tensor, ids: list[str]) -> list[dict[str, Any]]:
-    """The documents of the largest shares (B,), each with its weight."""
+    """Return the documents of the largest shares (B,), each with its weight."""
     best = shares.topk(min(SHOWN, len(shares)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [{"id": ids[place], "weight": weight} for weight, place in pairs]

@@ -1,4 +1,4 @@
-"""Forgetting: the home is as if some documents had never been read, and their text is in none of its files.
+"""Deletion: the home is as if some documents had never been read, and their text is in none of its files.
 
 Where weights learned, the nearest state before the first reading is gone back to, and all that was read later is read
 again without them; that is exact. Sources forget at once. Snapshots are immutable and keep what they hold, unless they
@@ -19,13 +19,13 @@ from driftlm.memories.loop import Totals
 
 @dataclass(frozen=True)
 class Plan:
-    """What forgetting some documents means.
+    """What the deletion of some documents means.
 
     Attributes:
         documents: their ids.
         rows: of the journal that go.
         history: the rows that stay behind the present state.
-        snapshots: names of those that hold what is forgotten, now or before.
+        snapshots: names of those that hold what is deleted, now or before.
         cost: of the reading that has to be done again; with the purge, where one was asked for.
     """
 
@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan(home: Home, *documents: str, purge: bool = False) -> Plan:
-    """What `forget` would do.
+    """Return what `forget` would do.
 
     Raises:
         DriftError: when a document was not read.
@@ -85,13 +85,13 @@ def forget(home: Home, *documents: str, purge: bool = False) -> Plan:
 
 
 def holders(home: Home, rows: Sequence[int]) -> list[Snapshot]:
-    """The snapshots that have read some rows, or rows that are gone already; a damaged one is refused."""
+    """Return the snapshots that have read some rows, or rows that are gone already; a damaged one is refused."""
     there = home.journal.hashes().keys() - set(rows)
     return [one for one in home.snapshots.ls() if set(one.history) - there]
 
 
 def remade(home: Home, rows: Sequence[int], holding: Sequence[Snapshot]) -> list[tuple[str, list[int]]]:
-    """Snapshots and the histories that they will have, in an order in which each can go on from the one before."""
+    """Return snapshots and their histories to come, in an order in which each can go on from the one before."""
     there = home.journal.hashes().keys() - set(rows)
     return sorted(
         ((one.name, [seq for seq in one.history if seq in there]) for one in holding), key=lambda pair: pair[1]
@@ -99,14 +99,14 @@ def remade(home: Home, rows: Sequence[int], holding: Sequence[Snapshot]) -> list
 
 
 def rewrite(home: Home, old: Snapshot, history: list[int]) -> None:
-    """A snapshot made anew of the memory as it is."""
+    """Make a snapshot anew of the memory as it is."""
     last = home.journal.entry(history[-1]) if history else None
     held = home.replay.held(history)
     home.snapshots.write(old.name, held, home.replay.priors, last, home.replay.about, old.created)
 
 
 def drop_from_sources(home: Home, planned: Plan, purge: bool) -> None:
-    """The memory, and with a purge the snapshots, without documents that only sources hold."""
+    """Drop documents that only sources hold from the memory, and with a purge from the snapshots."""
     memory, present = home.memory, home.memory.state()
     home.replay.at = None
     there = home.journal.hashes().keys() - set(planned.rows)

@@ -96,7 +96,7 @@ def export(
 
 
 def saved_from_home(source: Path, to: Path) -> str:
-    """The weights of a home's present state as a PEFT or HuggingFace folder; gives its model.
+    """Write the weights of a home's present state as a PEFT or HuggingFace folder; return its model.
 
     Raises:
         DriftError: when the home is open elsewhere, or has a mixture of weights.
@@ -110,7 +110,7 @@ def saved_from_home(source: Path, to: Path) -> str:
 
 
 def stated(delta: LowRankDelta) -> dict[str, Any]:
-    """The errors of a low-rank delta, tensor by tensor and over all."""
+    """Return the errors of a low-rank delta, tensor by tensor and over all."""
     whole = sum(one.norm**2 for one in delta.changed)
     return {
         "relative_error": delta.error,
@@ -125,6 +125,6 @@ def stated(delta: LowRankDelta) -> dict[str, Any]:
 def tokens_and_nats(
     language_model: LanguageModel, windows: Windows, documents: Sequence[Document], limit: int
 ) -> tuple[int, float]:
-    """Tokens read and their mean nats, nothing learned."""
+    """Return tokens read and their mean nats, nothing learned."""
     *_, last = read_stream(WeightMemory(language_model, windows, FROZEN), documents, limit=limit)
     return last.totals.tokens, last.totals.nats_per_token

@@ -4,7 +4,7 @@ HOME/home.json        what the memory is made of; written last, when the home is
 HOME/journal.sqlite   every document, in order
 HOME/state/           the checkpoint: the state behind some row of the journal
 HOME/snapshots/       named states
-HOME/followed.jsonl   how far files and folders were followed
+HOME/followed.jsonl   how far files and folders were read
 
 The present state is always the checkpoint, or a snapshot, and an exact reading of the rows behind it: the same bits on
 the same machine with the same versions and threads.
@@ -19,6 +19,7 @@ from typing import Any
 
 from driftlm import __version__
 from driftlm.core.errors import DriftError
+from driftlm.homes import points
 from driftlm.homes.identity import (
     about_model,
     described,
@@ -28,7 +29,6 @@ from driftlm.homes.identity import (
     settings_of,
 )
 from driftlm.homes.journal import Entry, Journal
-from driftlm.homes.points import as_of, before
 from driftlm.homes.replay import Base, Replay
 from driftlm.homes.snapshots import Snapshot, Snapshots
 from driftlm.homes.states import read_checkpoint, write_checkpoint
@@ -128,7 +128,7 @@ class Home:
         machine: Machine = Machine(),  # noqa: B008 - frozen
         checkpoint: float = CHECKPOINT_SECONDS,
     ) -> "Home":
-        """A new home in a folder that is made where it does not exist.
+        """Return a new home in a folder that is made where it does not exist.
 
         Args:
             folder: empty, or not there yet.
@@ -174,7 +174,7 @@ class Home:
         *,
         checkpoint: float = CHECKPOINT_SECONDS,
     ) -> "Home":
-        """The home in a folder, as it was behind the last acknowledged document. Arguments as of `create`.
+        """Return the home in a folder, as it was behind the last acknowledged document. Arguments as of `create`.
 
         Raises:
             DriftError: when it holds none or a damaged one, which is left as it is; when it was made with another
@@ -237,12 +237,12 @@ class Home:
         return entry
 
     def newest(self, id: str) -> Entry | None:
-        """The version of a document that the memory has read last."""
+        """Return the version of a document that the memory has read last."""
         entries = [self.journal.entry(seq) for seq in self.journal.versions(id)]
         return next((entry for entry in reversed(entries) if entry.active), None)
 
     def answer(self, question: str) -> Answer:
-        """A greedy answer, behind what the sources supply.
+        """Return a greedy answer, behind what the sources supply.
 
         Raises:
             DriftError: when there are no sources.
@@ -269,17 +269,17 @@ class Home:
         last = self.journal.entry(self.history[-1]) if self.history else None
         return self.snapshots.make(name, self.replay.held(self.history), self.replay.priors, last, self.replay.about)
 
-    def point(self, *, snapshot: str = "", before_document: str = "", as_of_time: str = "") -> list[int]:
-        """A history to go to: a snapshot's, or the present one up to a document or time.
+    def point(self, *, snapshot: str = "", before: str = "", as_of: str = "") -> list[int]:
+        """Return a history to go to: a snapshot's, or the present one up to a document or time.
 
         Raises:
             DriftError: when there is no such place; when the snapshot holds what was forgotten since.
         """
-        if sum(map(bool, (snapshot, before_document, as_of_time))) != 1:
+        if sum(map(bool, (snapshot, before, as_of))) != 1:
             raise DriftError("a snapshot, a document and a time are three ways to name a state; give one of them.")
         if not snapshot:
             entries = self.journal.entries(self.history)
-            return before(entries, before_document) if before_document else as_of(list(entries), as_of_time)
+            return points.before(entries, before) if before else points.as_of(list(entries), as_of)
         found = self.snapshots.read(snapshot)
         if set(found.history) - self.journal.hashes().keys():
             raise DriftError(
@@ -289,11 +289,11 @@ class Home:
         return found.history
 
     def left_by(self, history: Sequence[int]) -> list[int]:
-        """Rows that a restoring of a history would take out of the present state."""
+        """Return the rows that a restoring of a history would take out of the present state."""
         return sorted(set(self.history) - set(history))
 
     def kept_by(self) -> list[str]:
-        """Names of the snapshots that hold exactly the present state; a damaged one does not."""
+        """Return the names of the snapshots that hold exactly the present state; a damaged one does not."""
         return [base.name for base in self.replay.kept() if base.history == self.history]
 
     def restore(self, history: Sequence[int]) -> None:
@@ -305,7 +305,7 @@ class Home:
             self.settle(history)
 
     def settle(self, history: Sequence[int]) -> None:
-        """The memory has been moved to what is the history from now on."""
+        """Take the history that the memory has been moved to as the one from now on."""
         self.history = self.replay.at = list(history)
         self.checkpoint()
 
@@ -328,7 +328,7 @@ class Home:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known what the memory has read; else the home has to be opened again."""
+        """Tell whether it is known what the memory has read; else the home has to be opened again."""
         return self.replay.at is not None
 
     def refuse_unready(self) -> None:

@@ -18,7 +18,7 @@ from driftlm.streams.windows import Windows
 
 
 def described(folder: str | Path) -> dict[str, Any]:
-    """What `home.json` says: `model`, `machine`, `settings`, `created`, `driftlm`.
+    """Return what `home.json` says: `model`, `machine`, `settings`, `created`, `driftlm`.
 
     Raises:
         DriftError: when the folder holds no home, or one whose `home.json` is damaged.
@@ -33,7 +33,7 @@ def described(folder: str | Path) -> dict[str, Any]:
 
 
 def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
-    """The settings in what `described` gives."""
+    """Return the settings in what `described` gives."""
     held = facts["settings"]
     try:
         parts = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
@@ -43,7 +43,7 @@ def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
 
 
 def about_model(language_model: LanguageModel) -> dict[str, Any]:
-    """What tells a model from others; the adapter is one that a bank's networks merged into it."""
+    """Return what tells a model from others; the adapter is one that a bank's networks merged into it."""
     place = Path(language_model.name)
     return {
         "name": str(place.resolve()) if place.is_dir() else language_model.name,
@@ -53,7 +53,7 @@ def about_model(language_model: LanguageModel) -> dict[str, Any]:
 
 
 def refuse_other_model(folder: Path, held: Mapping[str, Any], language_model: LanguageModel) -> None:
-    """A state means nothing on another model."""
+    """Refuse a model other than the one of a state, which means nothing on another."""
     given = about_model(language_model)
     if any(held.get(name) != given[name] for name in ("fingerprint", "adapter")):
         raise DriftError(
@@ -63,7 +63,7 @@ def refuse_other_model(folder: Path, held: Mapping[str, Any], language_model: La
 
 
 def refuse_other_journal(folder: Path, journal: Journal, held: Held) -> bool:
-    """Whether the checkpoint has read rows that were forgotten since; an older or another journal is refused."""
+    """Tell whether the checkpoint has read rows that were forgotten since; refuse an older or another journal."""
     hashes, gone = journal.hashes(), set(held.history) - journal.forgotten()
     if gone - hashes.keys():
         raise DriftError(
@@ -80,7 +80,7 @@ def refuse_other_journal(folder: Path, journal: Journal, held: Held) -> bool:
 
 
 def read_digest(hashes: Mapping[int, str], history: Sequence[int]) -> str:
-    """SHA-256 of the hashes of some rows."""
+    """Return the SHA-256 of the hashes of some rows."""
     digest = hashlib.sha256()
     for seq in history:
         digest.update(hashes[seq].encode())
@@ -88,7 +88,7 @@ def read_digest(hashes: Mapping[int, str], history: Sequence[int]) -> str:
 
 
 def locked(folder: Path, what: str = "the home") -> int:
-    """A descriptor of the folder that no other has while it is open; a refusal says what it is the folder of."""
+    """Return a descriptor of the folder that no other has while it is open; a refusal says what it is the folder of."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -54,7 +54,7 @@ class Entry:
 
     @property
     def document(self) -> Document:
-        """To be read again."""
+        """Return the document, to be read again."""
         return Document(self.id, self.text, self.time)
 
 
@@ -80,7 +80,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path) -> "Journal":
-        """A new journal; one that a creation left that was cut short is begun anew."""
+        """Return a new journal; one that a creation left that was cut short is begun anew."""
         path.unlink(missing_ok=True)
         database = connect(path, "rwc")
         with transaction(database, path, "IMMEDIATE"):
@@ -92,7 +92,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """The journal in a file.
+        """Return the journal in a file.
 
         Raises:
             DriftError: when there is none, a damaged one, or one of a newer version.
@@ -134,7 +134,7 @@ class Journal:
         return entry
 
     def rewrite(self, history: Sequence[int], scored: Mapping[int, Totals]) -> None:
-        """These rows are behind the weights now and no others, and some have other totals; all at once."""
+        """Make these rows and no others those behind the weights, with other totals for some; all at once."""
         with transaction(self.database, self.path, "IMMEDIATE"):
             self._rewrite(set(history), scored)
 
@@ -168,12 +168,12 @@ class Journal:
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def last(self) -> int:
-        """The largest number that was ever given."""
+        """Return the largest number that was ever given."""
         row = self.database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'documents'").fetchone()
         return int(row[0]) if row else 0
 
     def history(self) -> list[int]:
-        """Of the present weights."""
+        """Return the rows of the present weights."""
         with transaction(self.database, self.path):
             return self._history()
 
@@ -181,17 +181,17 @@ class Journal:
         return [seq for (seq,) in self.database.execute("SELECT seq FROM documents WHERE active ORDER BY seq")]
 
     def hashes(self) -> dict[int, str]:
-        """By number, what identifies each row that is there."""
+        """Return, by number, what identifies each row that is there."""
         with transaction(self.database, self.path):
             return dict(self.database.execute("SELECT seq, hash FROM documents ORDER BY seq"))
 
     def forgotten(self) -> set[int]:
-        """Numbers of rows that are gone."""
+        """Return the numbers of rows that are gone."""
         with transaction(self.database, self.path):
             return {seq for (seq,) in self.database.execute("SELECT seq FROM forgotten")}
 
     def entry(self, seq: int) -> Entry:
-        """A row; `DriftError` when it is not what was written."""
+        """Return a row; `DriftError` when it is not what was written."""
         with transaction(self.database, self.path):
             return self._entry(seq)
 
@@ -207,17 +207,17 @@ class Journal:
             ) from error
 
     def entries(self, history: Iterable[int]) -> Iterator[Entry]:
-        """Rows, one after the other."""
+        """Yield rows, one after the other."""
         return (self.entry(seq) for seq in history)
 
     def versions(self, id: str) -> list[int]:
-        """All rows of a document, the newest last, inactive ones as well."""
+        """Return all rows of a document, the newest last, inactive ones as well."""
         with transaction(self.database, self.path):
             found = self.database.execute("SELECT seq FROM documents WHERE id = ? ORDER BY seq", (id,))
             return [seq for (seq,) in found]
 
     def verify(self) -> list[str]:
-        """What is wrong with the file, a sentence each; empty when it is sound."""
+        """Return what is wrong with the file, a sentence each; empty when it is sound."""
         found = []
         self.database.text_factory = lambda raw: raw.decode("utf-8", "replace")  # bytes that are no text are damage
         try:
@@ -241,7 +241,7 @@ class Journal:
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:
-    """An entry without its text, as JSON has it."""
+    """Return an entry without its text, as JSON has it."""
     totals = asdict(entry.totals)
     del totals["documents"]
     facts = {name: getattr(entry, name) for name in ("seq", "id", "time", "read_at", "active")}
@@ -249,7 +249,7 @@ def facts_of(entry: Entry) -> dict[str, Any]:
 
 
 def columns(entry: Entry) -> tuple[Any, ...]:
-    """A row of the table."""
+    """Return a row of the table."""
     first = (entry.seq, entry.id, entry.time, entry.text, entry.read_at)
     totals = json.dumps(asdict(entry.totals))
     hashed, active = digest(first), int(entry.active)
@@ -257,18 +257,18 @@ def columns(entry: Entry) -> tuple[Any, ...]:
 
 
 def problem(row: Sequence[Any]) -> str:
-    """What of a row is not what was written; nothing where all is."""
+    """Return what of a row is not what was written; nothing where all is."""
     if digest(row[:5]) != row[5]:
         return "the text, id or time"
     return "the record" if digest(row[5:8]) != row[8] else ""
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
-    """What `columns` wrote."""
+    """Return what `columns` wrote."""
     seq, id, time, text, read_at, _, totals, active, _ = row
     return Entry(seq, id, time, text, read_at, Totals(**json.loads(totals)), bool(active))
 
 
 def digest(values: Sequence[Any]) -> str:
-    """SHA-256 of JSON values."""
+    """Return the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()

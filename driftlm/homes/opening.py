@@ -13,7 +13,7 @@ from driftlm.models.machine import Machine
 
 
 def opened(folder: str | Path) -> Home:
-    """The home in a folder.
+    """Return the home in a folder.
 
     Raises:
         DriftError: when there is none, or its model or machine is not to be had.
@@ -27,10 +27,12 @@ def opened(folder: str | Path) -> Home:
 
 
 def loaded_for_new(machine: Machine) -> tuple[LanguageModel, Machine]:
-    """The model of homes that are to be made, and the machine as they name it: the same bits need the same threads."""
+    """Return the model of homes that are to be made, and the machine as they name it: the same bits need the same
+    threads.
+    """
     return loaded(machine, machine.model), replace(machine, threads=torch.get_num_threads())
 
 
 def loaded(machine: Machine, name: str) -> LanguageModel:
-    """A model as homes have it: on as many threads as the machine says, and giving the same bits every time."""
+    """Return a model as homes have it: on as many threads as the machine says, and giving the same bits every time."""
     return replace(machine, model=name).load()

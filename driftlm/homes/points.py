@@ -11,7 +11,7 @@ from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
 
 def before(entries: Iterable[Entry], document: str) -> list[int]:
-    """The rows before the first version of a document.
+    """Return the rows before the first version of a document.
 
     Raises:
         DriftError: when it was not read.
@@ -25,7 +25,7 @@ def before(entries: Iterable[Entry], document: str) -> list[int]:
 
 
 def as_of(entries: Sequence[Entry], time: str) -> list[int]:
-    """The rows before the first document, in the order they were read, that is from later than a time.
+    """Return the rows before the first document, in the order they were read, that is from later than a time.
 
     A date, a month or a year stands for all of it. Documents without a time are from no time: they count with those
     that they were read among.
@@ -36,15 +36,15 @@ def as_of(entries: Sequence[Entry], time: str) -> list[int]:
     end = end_of(time)
     timestamps = [timestamp_of(entry.time) for entry in entries]
     if end is None:
-        raise DriftError(f"`restore.as_of` was {time!r}; give {UNDERSTOOD}.")
+        raise DriftError(f"`point.as_of` was {time!r}; give {UNDERSTOOD}.")
     if all(timestamp is None for timestamp in timestamps):
-        raise DriftError("no document that was read names a time; give `restore.before` instead.")
+        raise DriftError("no document that was read names a time; give `point.before` instead.")
     later = [place for place, timestamp in enumerate(timestamps) if timestamp is not None and timestamp >= end]
     return [entry.seq for entry in entries[: later[0] if later else len(entries)]]
 
 
 def end_of(time: str) -> float | None:
-    """The first timestamp after a time, in seconds since 1970, None where it cannot be read.
+    """Return the first timestamp after a time, in seconds since 1970, None where it cannot be read.
 
     Example:
         >>> end_of("1970-01-01"), end_of("1970"), end_of("1969-12"), end_of("soon")

@@ -101,11 +101,11 @@ class Replay:
         )
 
     def held(self, history: Sequence[int]) -> Held:
-        """The memory's state, which has read these rows."""
+        """Return the memory's state, which has read these rows."""
         return Held(list(history), read_digest(self.journal.hashes(), history), self.memory.state())
 
     def cost(self, *targets: Sequence[int]) -> Cost:
-        """Of going to some histories, one after the other."""
+        """Return the cost of going to some histories, one after the other."""
         at, bases, again, first = self.at, self.bases(), list[int](), ""
         for target in targets:
             base = longest([*bases, Base("memory", at or [], lambda: None)], target)
@@ -137,7 +137,7 @@ class Replay:
         return scored
 
     def begin_at(self, base: Base) -> None:
-        """The memory at a state that there is."""
+        """Put the memory at a state that there is."""
         if base.name == "memory":
             return
         held, self.at = base.load(), None
@@ -158,14 +158,16 @@ class Replay:
             ) from error
 
     def bases(self) -> list[Base]:
-        """States that can be read on from: the start, the checkpoint, and snapshots of rows that are all there."""
+        """Return the states that can be read on from: the start, the checkpoint, and snapshots of rows that are all
+        there.
+        """
         found = [Base("start", [], lambda: None), *self.kept()]
         if self.saved is not None:
             found.append(Base("checkpoint", self.saved, lambda: read_checkpoint(self.checkpoint, self.priors)))
         return found
 
     def kept(self) -> list[Base]:
-        """The snapshots of rows that are all there."""
+        """Return the snapshots of rows that are all there."""
         hashes, found = self.journal.hashes(), list[Base]()
         for name in self.snapshots.names():
             try:
@@ -179,7 +181,8 @@ class Replay:
 
 
 def of_one_form(new: Any, held: Any) -> bool:
-    """Whether JSON values could be those of a memory: all that a new one has, each of its kind, and numbers finite.
+    """Tell whether JSON values could be those of a memory: all that a new one has, each of its kind, and numbers
+    finite.
 
     Example:
         >>> of_one_form({"read": 0, "rate": 0.1}, {"read": 3, "rate": 1.0, "d1": "red"})
@@ -200,6 +203,6 @@ def of_one_form(new: Any, held: Any) -> bool:
 
 
 def longest(bases: Sequence[Base], target: Sequence[int]) -> Base:
-    """The base that is nearest to a history, of those that it begins with."""
+    """Return the base that is nearest to a history, of those that it begins with."""
     fitting = [base for base in bases if list(target[: len(base.history)]) == base.history]
     return max(reversed(fitting), key=lambda base: len(base.history))  # of equals the last, which costs least

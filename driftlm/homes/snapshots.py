@@ -61,7 +61,7 @@ class Snapshot:
 
     @property
     def files(self) -> set[str]:
-        """Names of the objects it refers to."""
+        """Return the names of the objects it refers to."""
         return {f"{digest}.safetensors" for digest in self.tensors.values()} | {
             f"{digest}.txt" for digest in text_digests(self.values)
         }
@@ -89,7 +89,7 @@ class Snapshots:
         self.folder, self.objects = folder, Objects(folder / "objects")
 
     def path(self, name: str) -> Path:
-        """The manifest's; `DriftError` for what is no name."""
+        """Return the path of a manifest; `DriftError` for what is no name."""
         if not NAME.fullmatch(name):
             raise DriftError(
                 f"{name!r} is no name of a snapshot; give up to 64 letters, digits, -, _ and . (the first no - or .)."
@@ -97,15 +97,15 @@ class Snapshots:
         return self.folder / f"{name}.json"
 
     def names(self) -> list[str]:
-        """Of all manifests, damaged ones as well, in the order of the alphabet."""
+        """Return the names of all manifests, damaged ones as well, in the order of the alphabet."""
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
     def ls(self) -> list[Snapshot]:
-        """All, the oldest first."""
+        """Return all snapshots, the oldest first."""
         return sorted(map(self.read, self.names()), key=lambda one: (one.created, one.name))
 
     def read(self, name: str) -> Snapshot:
-        """A manifest.
+        """Return a manifest.
 
         Raises:
             DriftError: when there is none of that name, or a damaged one.
@@ -169,7 +169,7 @@ class Snapshots:
         return self.read(name)
 
     def load(self, snapshot: Snapshot, priors: Priors) -> Held:
-        """The state of a snapshot, every byte checked."""
+        """Return the state of a snapshot, every byte checked."""
         try:
             tensors = {name: self.objects.tensor(digest) for name, digest in snapshot.tensors.items()}
             values = self.objects.texts(snapshot.values)
@@ -198,7 +198,7 @@ class Snapshots:
         return freed + self.objects.keep({file for one in kept for file in one.files})
 
     def verify(self) -> list[str]:
-        """What is wrong, a sentence each; objects that nothing refers to are no fault."""
+        """Return what is wrong, a sentence each; objects that nothing refers to are no fault."""
         found, checked = list[str](), set[str]()
         for name in self.names():
             try:
@@ -216,7 +216,7 @@ class Snapshots:
         return found
 
     def diff(self, one: Snapshot, other: Snapshot, priors: Priors) -> list[Change]:
-        """The tensors that are not the same in two snapshots, the largest change first."""
+        """Return the tensors that are not the same in two snapshots, the largest change first."""
         before, after = one.tensors | one.prior, other.tensors | other.prior
         changes = []
         for name in sorted(before.keys() | after.keys()):
@@ -232,14 +232,14 @@ class Snapshots:
         return sorted(changes, key=lambda change: -change.norm)
 
     def tensor_of(self, snapshot: Snapshot, name: str, priors: Priors) -> torch.Tensor | None:
-        """A tensor of a snapshot, None where it has none of that name."""
+        """Return a tensor of a snapshot, None where it has none of that name."""
         if name in snapshot.tensors:
             return self.objects.tensor(snapshot.tensors[name])
         return priors.filled({name: snapshot.prior[name]})[name].cpu() if name in snapshot.prior else None
 
 
 def described(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as `snapshot ls --json` has it."""
+    """Return a snapshot as `snapshot ls --json` has it."""
     facts = asdict(snapshot)
     for name in ("history", "values", "tensors", "prior", "settings"):
         del facts[name]
@@ -247,5 +247,5 @@ def described(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def norm(tensor: torch.Tensor) -> float:
-    """L2, in float64."""
+    """Return the L2 norm, in float64."""
     return float(tensor.double().norm())

@@ -57,19 +57,19 @@ class Priors:
             self.tensors |= {f"{prefix}parameters/{name}": value for name, value in pairs}
 
     def parted(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors that differ from the prior, and the hashes of those that do not."""
+        """Return the tensors that differ from the prior, and the hashes of those that do not."""
         same = {name for name, value in tensors.items() if name in self.tensors and equal(value, self.tensors[name])}
         changed = {name: value.cpu().contiguous() for name, value in tensors.items() if name not in same}
         return changed, {name: self.digest(name) for name in sorted(same)}
 
     def digest(self, name: str) -> str:
-        """Of a prior's tensor."""
+        """Return the SHA-256 of a prior's tensor."""
         if name not in self.digests:
             self.digests[name] = sha256(packed(self.tensors[name]))
         return self.digests[name]
 
     def filled(self, held: Mapping[str, str]) -> dict[str, Tensor]:
-        """The tensors that were left out; `DriftError` when the prior is another one now."""
+        """Return the tensors that were left out; `DriftError` when the prior is another one now."""
         for name, digest in held.items():
             if name not in self.tensors or self.digest(name) != digest:
                 raise DriftError(f"the state was made with another prior of {name}; give the model it was made with.")
@@ -77,27 +77,27 @@ class Priors:
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
-    """Bit by bit, wherever they are."""
+    """Tell whether tensors are equal bit by bit, wherever they are."""
     return alike(one, other) and torch.equal(one, other.to(one.device))
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    """Of one shape and type."""
+    """Tell whether two tensors are of one shape and type."""
     return one.shape == other.shape and one.dtype == other.dtype
 
 
 def packed(tensor: Tensor) -> bytes:
-    """A tensor as a safetensors file."""
+    """Return a tensor as a safetensors file."""
     return bytes(save({"tensor": tensor.detach().cpu().contiguous()}))
 
 
 def sha256(data: bytes) -> str:
-    """Of some bytes."""
+    """Return the SHA-256 of some bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a plain file; links are no such."""
+    """Return the SHA-256 of a plain file; links are no such."""
     if path.is_symlink() or not path.is_file():
         raise DriftError(f"{path} is missing or no plain file; put it back from a copy.")
     with path.open("rb") as file:
@@ -130,7 +130,7 @@ def write_checkpoint(folder: Path, held: Held, priors: Priors) -> None:
 
 
 def read_checkpoint(folder: Path, priors: Priors | None) -> Held | None:
-    """The state in HOME/state, None where there is none; without `priors` it is only checked.
+    """Return the state in HOME/state, None where there is none; without `priors` it is only checked.
 
     Raises:
         DriftError: when it is damaged, with what to do.
@@ -179,7 +179,7 @@ class Objects:
         return digest
 
     def get(self, digest: str, kind: str) -> bytes:
-        """Bytes by their hash; `DriftError` when they are others."""
+        """Return the bytes by their hash; `DriftError` when they are others."""
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise DriftError(f"{digest!r} was given for the hash of a file in {self.folder}; put the manifest back.")
         path = self.folder / f"{digest}.{kind}"
@@ -188,15 +188,15 @@ class Objects:
         return path.read_bytes()
 
     def put_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        """Hashes by name."""
+        """Return the hashes by name."""
         return {name: self.put(packed(value), "safetensors") for name, value in tensors.items()}
 
     def tensor(self, digest: str) -> Tensor:
-        """A tensor by its hash."""
+        """Return a tensor by its hash."""
         return load(self.get(digest, "safetensors"))["tensor"]
 
     def put_texts(self, values: Any) -> Any:
-        """JSON values with the hash of each long text in its place."""
+        """Return JSON values with the hash of each long text in its place."""
         if isinstance(values, str) and len(values) >= LONG_TEXT:
             return {TEXT: self.put(values.encode("utf-8", "surrogatepass"), "txt")}
         if isinstance(values, dict):
@@ -204,7 +204,7 @@ class Objects:
         return [self.put_texts(value) for value in values] if isinstance(values, list | tuple) else values
 
     def texts(self, values: Any) -> Any:
-        """What `put_texts` was given."""
+        """Return what `put_texts` was given."""
         if isinstance(values, dict):
             if set(values) == {TEXT}:
                 return self.get(values[TEXT], "txt").decode("utf-8", "surrogatepass")
@@ -224,7 +224,7 @@ class Objects:
 
 
 def text_digests(values: Any) -> set[str]:
-    """Hashes of the long texts in values that `put_texts` gave."""
+    """Return the hashes of the long texts in values that `put_texts` gave."""
     if isinstance(values, dict):
         if set(values) == {TEXT}:
             return {str(values[TEXT])}

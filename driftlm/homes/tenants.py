@@ -79,7 +79,7 @@ class Tenants:
 
     @contextmanager
     def using(self, name: str) -> Iterator[Home]:
-        """A tenant's home, made where it does not exist, for nobody else until the context ends.
+        """Yield a tenant's home, made where it does not exist, for nobody else until the context ends.
 
         Args:
             name: 1 to 64 letters, digits, `-` and `_`.
@@ -109,7 +109,7 @@ class Tenants:
                 self.evict(self.most_in_memory)
 
     def opened(self, name: str) -> Home:
-        """A tenant's home from disk, or a new one; before, there is room for it."""
+        """Open a tenant's home from disk, or a new one, once there is room for it."""
         with self.map:
             self.evict(self.most_in_memory - 1)
         folder = self.folder / name
@@ -128,12 +128,12 @@ class Tenants:
             home.close()
 
     def names(self) -> list[str]:
-        """Of all tenants, in the order of the alphabet."""
+        """Return the names of all tenants, in the order of the alphabet."""
         there = [path.parent.name for path in self.folder.glob("*/home.json")]
         return sorted(name for name in there if NAME.fullmatch(name))
 
     def in_memory(self) -> list[str]:
-        """Of those whose home is open, the least recently used first."""
+        """Return the tenants whose home is open, the least recently used first."""
         with self.map:
             return [name for name, place in self.places.items() if place.home is not None]
 

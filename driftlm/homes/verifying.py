@@ -11,7 +11,7 @@ from driftlm.homes.states import read_checkpoint
 
 
 def verify(folder: str | Path) -> list[str]:
-    """What is wrong with a home, a sentence each; empty when it is sound.
+    """Return what is wrong with a home, a sentence each; empty when it is sound.
 
     Raises:
         DriftError: when the folder holds no home, or it is open elsewhere.

@@ -79,7 +79,7 @@ class Memory(Protocol):
     def events(self) -> tuple[Event, ...]: ...
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """`[BOS, x1 ... xn]` and where each token ends in the source (UTF-8 bytes)."""
+        """Return `[BOS, x1 ... xn]` and where each token ends in the source (UTF-8 bytes)."""
         ...
 
     def score(self, window: Window) -> Tensor:

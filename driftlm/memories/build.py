@@ -18,12 +18,12 @@ Living = WeightMemory | MixtureMemory | ComposedMemory
 
 
 def networks_for(settings: MemorySettings, language_model: LanguageModel) -> BankNetworks | None:
-    """The bank's networks around a model, None where no bank is asked for; several homes can share them."""
+    """Return the bank's networks around a model, None where no bank is asked for; several homes can share them."""
     return load_networks(settings.networks or None, language_model) if "bank" in settings.sources else None
 
 
 def memory_for(settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Living:
-    """A memory of its own on a model that is never changed: they share every tensor but those that learn."""
+    """Return a memory of its own on a model that is never changed: they share every tensor but those that learn."""
     learning = settings.learning
     if learning.rule == "mixture" or learning.learn == "none":  # these leave the model as it is
         memory = memory_in_weights(language_model, settings.windows, learning)
@@ -35,7 +35,7 @@ def memory_for(settings: MemorySettings, language_model: LanguageModel, networks
 
 
 def source(name: str, settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Source:
-    """An empty source by its name."""
+    """Return an empty source by its name."""
     if name == "bank":
         if networks is None:
             raise DriftError("a bank was asked for without its networks; give those of `networks_for`.")
@@ -45,19 +45,19 @@ def source(name: str, settings: MemorySettings, language_model: LanguageModel, n
 
 
 def learns(memory: Living) -> bool:
-    """Whether reading changes more than sources, so that one document cannot be taken out alone."""
+    """Tell whether reading changes more than sources, so that one document cannot be taken out alone."""
     return isinstance(memory, MixtureMemory) or any(one.parameters for one in learners(memory).values())
 
 
 def learners(memory: Living) -> dict[str, WeightMemory]:
-    """The memories in weights within a memory, by the prefix of their tensors in its state."""
+    """Return the memories in weights within a memory, by the prefix of their tensors in its state."""
     if isinstance(memory, MixtureMemory):
         return {f"{place}/": one for place, one in enumerate(memory.active)}
     return {"weights/": memory.weights} if isinstance(memory, ComposedMemory) else {"": memory}
 
 
 def begin(memory: Living) -> None:
-    """A memory as new, also in what it counted, which a reset leaves."""
+    """Begin a memory as new, also in what it counted, which a reset leaves."""
     memory.reset()
     for one in learners(memory).values():
         one.counts = Counts()

@@ -7,7 +7,7 @@ TIE = 1e-6  # weights that differ by less are alike
 
 
 def rate_of(expert: str) -> float:
-    """Learning rate at the end of an expert's name.
+    """Return the learning rate at the end of an expert's name.
 
     Example:
         >>> rate_of("sgd:0.05")
@@ -35,8 +35,8 @@ class Lead:
     changes: int = 0
 
 
-def followed(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead | None:
-    """The lead behind a window that begins after `tokens` tokens; an expert takes it only with a larger weight.
+def lead_after(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead | None:
+    """Return the lead behind a window that begins after `tokens` tokens; an expert takes it only with a larger weight.
 
     Args:
         lead: before the window, None where no expert had more weight than the others.
@@ -44,7 +44,7 @@ def followed(lead: Lead | None, weights: Sequence[float], tokens: int) -> Lead |
         tokens: scored before it.
 
     Example:
-        >>> followed(Lead(0), (0.2, 0.8), 512)
+        >>> lead_after(Lead(0), (0.2, 0.8), 512)
         Lead(expert=1, since=512, before=0, changes=1)
     """
     if not weights:

@@ -58,7 +58,7 @@ class BM25Memory(RetrievalMemory):
 
     @staticmethod
     def examples() -> dict[str, Example]:
-        """Settings that the conformance tests try, by name."""
+        """Return the settings that the conformance tests try, by name."""
 
         def make(model: LanguageModel, windows: Windows, folder: Path, idle: bool) -> BM25Memory:
             return BM25Memory(model, windows, k=2, budget=6, keeps=not idle)
@@ -82,7 +82,7 @@ class DenseMemory(RetrievalMemory):
 
     @staticmethod
     def examples() -> dict[str, Example]:
-        """Settings that the conformance tests try, by name."""
+        """Return the settings that the conformance tests try, by name."""
 
         def make(model: LanguageModel, windows: Windows, folder: Path, idle: bool) -> DenseMemory:
             return DenseMemory(model, windows, budget=8, keeps=not idle)

@@ -22,12 +22,13 @@ Rows = Sequence[Sequence[int]]
 def answer_nats(
     language_model: LanguageModel, prompts: Rows, answers: Rows, modulated: Modulated | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What answers cost after their prompts, as `nats_of` returns it for the arguments of `answer_logits`."""
+    """Return what answers cost after their prompts, as `nats_of` returns it for the arguments of `answer_logits`."""
     return nats_of(answer_logits(language_model, prompts, answers, modulated), answers)
 
 
 def answer_logits(language_model: LanguageModel, prompts: Rows, answers: Rows, modulated: Modulated | None) -> Tensor:
-    """(R, A, V) float32: the logits that predict each token of the answers; of no meaning beyond an answer's end.
+    """Return (R, A, V) float32: the logits that predict each token of the answers; of no meaning beyond an answer's
+    end.
 
     Args:
         language_model: frozen; gradients reach the modulation where they are on.
@@ -51,7 +52,7 @@ def answer_logits(language_model: LanguageModel, prompts: Rows, answers: Rows, m
 
 
 def nats_of(logits: Tensor, answers: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Negative log-likelihood of answers under the logits of `answer_logits`, in nats.
+    """Return the negative log-likelihood of answers under the logits of `answer_logits`, in nats.
 
     Returns:
         nats (R, A) float32, 0 beyond an answer's end; where answer tokens are, (R, A) bool; and where the likeliest
@@ -70,7 +71,7 @@ def generate(
     longest: int = LONGEST_ANSWER,
     beams: int = 1,
 ) -> list[str]:
-    """Answers, with a key-value cache: greedy ones, or the best that a beam search finds.
+    """Generate answers with a key-value cache: greedy ones, or the best that a beam search finds.
 
     A beam search ranks answers by the mean log-probability of their tokens, the end token included, and goes on while
     a running one could still become the best of all.

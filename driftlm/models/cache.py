@@ -33,28 +33,28 @@ class KeyValues:
 
     @property
     def length(self) -> int:
-        """K, the number of cached positions."""
+        """Return K, the number of cached positions."""
         return int(self.layers[0][0].shape[-2]) if self.layers else 0
 
     def extended(self, cache: DynamicCache, skip: int = 0) -> "KeyValues":
-        """The same origin with what a forward pass left in `cache` behind `skip` positions, detached."""
+        """Return the same origin with what a forward pass left in `cache` behind `skip` positions, detached."""
         held = ((layer.keys[..., skip:, :].detach(), layer.values[..., skip:, :].detach()) for layer in cache.layers)
         return KeyValues(tuple(held), self.origin)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The layers by name, for a file."""
+        """Return the layers by name, for a file."""
         return {
             f"{i}/{kind}": t for i, pair in enumerate(self.layers) for kind, t in zip(("k", "v"), pair, strict=True)
         }
 
     @staticmethod
     def of(tensors: dict[str, Tensor], origin: int) -> "KeyValues":
-        """What `tensors` named."""
+        """Return what `tensors` named."""
         layers = tuple((tensors[f"{i}/k"], tensors[f"{i}/v"]) for i in range(len(tensors) // 2))
         return KeyValues(layers, origin)
 
     def trimmed(self, keep: int) -> "KeyValues":
-        """Only the last `keep` positions, in storage of their own."""
+        """Return only the last `keep` positions, in storage of their own."""
         if keep == 0:
             return KeyValues((), self.origin)
         return KeyValues(
@@ -96,7 +96,7 @@ class RotaryCache:
 
     @torch.no_grad()
     def shift_invariant(self) -> bool:
-        """Whether logits stay the same when all positions move by one."""
+        """Tell whether logits stay the same when all positions move by one."""
         ids = self.probe()
         here = torch.arange(ids.shape[1], device=self.device)[None]
         logits = [self.model(input_ids=ids, position_ids=here + shift, use_cache=False).logits for shift in (0, 1)]
@@ -105,12 +105,12 @@ class RotaryCache:
         return bool((logits[0] - logits[1]).abs().max() <= tolerance * spread + 1e-6)
 
     def probe(self) -> Tensor:
-        """Some tokens, all different, (1, 8)."""
+        """Return some tokens, all different, (1, 8)."""
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         return torch.arange(self.token, self.token + 8, device=self.device)[None] % vocabulary
 
     def before(self, cache: KeyValues, window: Window, room: int = 0) -> KeyValues:
-        """The cache to feed with a window: rotated back where the model would see too large positions.
+        """Return the cache to feed with a window: rotated back where the model would see too large positions.
 
         All cached keys turn by a common offset, so every distance stays. Rotation by -d is exact in the angles
         because they are taken in float64. Where something stands before the text, in the first `room` positions, the
@@ -126,13 +126,13 @@ class RotaryCache:
         return KeyValues(self.rotated_back(cache.layers, offset), cache.origin + offset)
 
     def rotated_back(self, layers: tuple[tuple[Tensor, Tensor], ...], offset: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Keys as the model would have made them `offset` positions earlier; values stay."""
+        """Return keys as the model would have made them `offset` positions earlier; values stay."""
         return tuple(
             (rotated(keys, self.frequencies(index), -offset), values) for index, (keys, values) in enumerate(layers)
         )
 
     def frequencies(self, layer: int) -> Tensor:
-        """Rotary frequencies of a layer, (R / 2,) for R rotated dimensions."""
+        """Return the rotary frequencies of a layer, (R / 2,) for R rotated dimensions."""
         config = self.model.config.get_text_config()
         kinds = getattr(config, "layer_types", None)
         for module in self.model.modules():
@@ -176,7 +176,7 @@ def rotated(keys: Tensor, frequencies: Tensor, offset: int) -> Tensor:
 
 
 def rope_types(parameters: Any) -> list[str]:
-    """All `rope_type` values in a configuration, which may nest them by layer type."""
+    """Return all `rope_type` values in a configuration, which may nest them by layer type."""
     if not isinstance(parameters, dict):
         return []
     nested = [kind for value in parameters.values() for kind in rope_types(value)]

@@ -37,13 +37,13 @@ class Changed:
 
     @property
     def error(self) -> float:
-        """|D - down up| / |D|."""
+        """Return |D - down up| / |D|."""
         return self.missed / self.norm
 
 
 @dataclass(frozen=True)
 class LowRankDelta:
-    """θ - θ₀ as factors.
+    """The difference θ - θ₀ as factors.
 
     Attributes:
         factors: of the linear maps inside the blocks that changed.
@@ -55,18 +55,18 @@ class LowRankDelta:
 
     @property
     def error(self) -> float:
-        """|what is missed| / |θ - θ₀| over all tensors, those that were left out included."""
+        """Return |what is missed| / |θ - θ₀| over all tensors, those that were left out included."""
         return (sum(one.missed**2 for one in self.changed) / sum(one.norm**2 for one in self.changed)) ** 0.5
 
     @property
     def left_out_share(self) -> float:
-        """The part of |θ - θ₀|² that lies in the tensors that were left out."""
+        """Return the part of |θ - θ₀|² that lies in the tensors that were left out."""
         left_out = sum(one.norm**2 for one in self.changed if one.left_out)
         return left_out / sum(one.norm**2 for one in self.changed)
 
 
 def factored(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """D (I, O) -> down (I, k) and up (k, O), k = min(r, I, O): U S V^T cut off behind k, sqrt(S) in each.
+    """Factor D (I, O) into down (I, k) and up (k, O), k = min(r, I, O): U S V^T cut off behind k, sqrt(S) in each.
 
     Example:
         >>> down, up = factored(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 1)
@@ -80,7 +80,7 @@ def factored(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def low_rank_delta(prior: Any, learned: Any, rank: int) -> LowRankDelta:
-    """What two models of one shape differ in: the linear maps inside the blocks as factors, the rest named.
+    """Return what two models of one shape differ in: the linear maps inside the blocks as factors, the rest named.
 
     Embeddings and a head tied to them are left out because merging a LoRA of both would add it twice to the one tensor.
 
@@ -123,7 +123,7 @@ def low_rank_delta(prior: Any, learned: Any, rank: int) -> LowRankDelta:
 
 
 def lora_of(model: Any, factors: Factors) -> Any:
-    """The model of peft around `model`, which it changes in place, with a LoRA whose product is the factors'.
+    """Return the model of peft around `model`, which it changes in place, with a LoRA whose product is the factors'.
 
     One rank and a scale of 1 for all maps, smaller factors filled with zeros: not every program that reads a LoRA
     knows peft's patterns of ranks.

@@ -44,22 +44,22 @@ class LanguageModel:
 
     @property
     def vocabulary(self) -> int:
-        """V, the number of tokens the head scores."""
+        """Return V, the number of tokens the head scores."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return where the weights are."""
         return torch.device(next(self.model.parameters()).device)
 
     @property
     def positions(self) -> int | None:
-        """Most tokens that a pass can hold; None where the model has no limit."""
+        """Return the most tokens that a pass can hold; None where the model has no limit."""
         positions: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return positions
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens of a document and where each ends in the source.
+        """Return the tokens of a document and where each ends in the source.
 
         The text stands as it is: nothing is stripped, and the spelling of a special token is plain text.
 
@@ -110,7 +110,7 @@ def load(
         >>> load("no/such/model")
         Traceback (most recent call last):
         driftlm.core.errors.DriftError: the model 'no/such/model' is neither a folder nor in the local HuggingFace \
-cache; give a folder, or allow a download with --online.
+cache; give a folder, or allow a download with `Machine.online`.
     """
     if dtype not in DTYPES:
         raise DriftError(f"`Machine.dtype` was {dtype!r}; give float32 or bfloat16.")
@@ -195,7 +195,7 @@ def align(model: Any) -> None:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """A bar for a load of milliseconds is noise; a longer one is announced by the caller."""
+    """Hide the progress bar, which is noise for a load of milliseconds; a longer one is announced by the caller."""
     shown = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
     try:
@@ -217,7 +217,7 @@ def refuse_what_cannot_work(config: Any, source: str) -> None:
 
 
 def not_only_attention(config: Any, source: str) -> str:
-    """The sentence that refuses recurrent and linear-attention layers."""
+    """Return the sentence that refuses recurrent and linear-attention layers."""
     kinds = sorted(set(getattr(config.get_text_config(), "layer_types", None) or []) - ATTENTION_LAYERS)
     named = f" ({', '.join(kinds)})" if kinds else ""
     return (
@@ -255,7 +255,7 @@ def refuse_long_context(language_model: LanguageModel, context: int) -> None:
 
 
 def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
-    """Id of the token before every document: `bos` if given, else BOS, else EOS."""
+    """Return the id of the token before every document: `bos` if given, else BOS, else EOS."""
     if bos is not None:
         found = tokenizer.convert_tokens_to_ids(bos)
         if found is None or (found == tokenizer.unk_token_id and bos != tokenizer.unk_token):
@@ -271,7 +271,9 @@ def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
 
 
 def fingerprint(model: Any, tokenizer: Any) -> str:
-    """SHA-256 over configuration, vocabulary and weights; every tensor counts, large ones by 4,096 of their values."""
+    """Return the SHA-256 over configuration, vocabulary and weights; every tensor counts, large ones by 4,096 of their
+    values.
+    """
     config = {key: value for key, value in model.config.to_dict().items() if key not in REWRITTEN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
@@ -283,6 +285,6 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
 
 
 def first_sentence(error: Exception) -> str:
-    """The first line of a library's message, without its final full stop."""
+    """Return the first line of a library's message, without its final full stop."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

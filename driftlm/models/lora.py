@@ -28,7 +28,7 @@ def take_fast_path(model: nn.Module) -> int:
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether a peft layer computes exactly x W^T + bias + s (x A^T) B^T."""
+    """Tell whether a peft layer computes exactly x W^T + bias + s (x A^T) B^T."""
     adapters = list(layer.lora_A)
     if type(layer.base_layer) is not nn.Linear or len(adapters) != 1:
         return False
@@ -43,7 +43,7 @@ def is_plain(layer: Any) -> bool:
 
 
 def fast_forward(layer: Any, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
-    """What replaces a plain layer's `forward`: y = x W^T + bias + s (x A^T) B^T, W (O, I), A (R, I), B (O, R)."""
+    """Replace a plain layer's `forward`: y = x W^T + bias + s (x A^T) B^T, W (O, I), A (R, I), B (O, R)."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x, *arguments, **named)
     name = layer.active_adapters[0]

@@ -15,13 +15,13 @@ class Machine:
     """Which model, and what it runs on.
 
     Attributes:
-        model: folder or hub name in the local cache; empty for the bundled model.
-        dtype: `float32` or `bfloat16`.
-        device: `cpu`, `cuda`, `cuda:1`, ...
-        threads: CPU threads; 0 leaves torch's choice.
-        bos: token that stands before a document, where the tokenizer declares neither BOS nor EOS.
-        online: allow a download from the hub.
-        bits: load the model's linear maps in `4` or `8` bit, frozen; `0` as they are.
+        model: Load the model from this folder, or by its hub name from the local cache; empty for the bundled model.
+        dtype: Compute in `float32` or `bfloat16`.
+        device: Compute on `cpu`, `cuda`, `cuda:1`, ...
+        threads: Use so many CPU threads; 0 leaves torch's choice.
+        bos: Put this token before a document, where the tokenizer declares neither BOS nor EOS.
+        online: Allow a download from the hub.
+        bits: Load the model's linear maps in `4` or `8` bit, frozen; `0` as they are.
     """
 
     model: str = ""

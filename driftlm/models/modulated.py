@@ -15,18 +15,20 @@ class Modulated(Protocol):
     """What changes the frozen language model while it reads R rows, each in its own way."""
 
     def rows(self, chosen: Sequence[int]) -> Self:
-        """That of the chosen rows, in their order; one may be chosen more than once."""
+        """Return that of the chosen rows, in their order; one may be chosen more than once."""
 
     def to(self, dtype: torch.dtype) -> Self:
-        """The same in another floating-point type."""
+        """Return the same in another floating-point type."""
 
     def on(self, model: Any) -> AbstractContextManager[DynamicCache]:
-        """The model changed, until the context ends, and a fresh cache for what it reads; its P positions are taken."""
+        """Return the model changed, until the context ends, and a fresh cache for what it reads; its P positions are
+        taken.
+        """
 
 
 @contextmanager
 def modulating(language_model: LanguageModel, modulated: Modulated | None) -> Iterator[DynamicCache]:
-    """The model under a modulation, in the type it computes in, or as it is without one; gives a fresh cache."""
+    """Yield the model under a modulation, in the type it computes in, or as it is without one; gives a fresh cache."""
     if modulated is None:
         yield DynamicCache()
         return

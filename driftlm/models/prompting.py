@@ -15,7 +15,7 @@ LONGEST_ANSWER = 24  # tokens
 
 
 def prompt_ids(language_model: LanguageModel, question: str, context: str = "") -> list[int]:
-    """Tokens of a question, with the text it is about where one is given.
+    """Return the tokens of a question, with the text it is about where one is given.
 
     Example:
         >>> from driftlm import load
@@ -29,12 +29,12 @@ def prompt_ids(language_model: LanguageModel, question: str, context: str = "") 
 
 
 def answer_ids(language_model: LanguageModel, answer: str) -> list[int]:
-    """Tokens of an answer and the end token."""
+    """Return the tokens of an answer and the end token."""
     return [*tokens(language_model, f" {answer}"), end_token(language_model)]
 
 
 def tokens(language_model: LanguageModel, text: str) -> list[int]:
-    """Plain tokens of a text."""
+    """Return plain tokens of a text."""
     found: list[int] = language_model.tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]
@@ -42,13 +42,13 @@ def tokens(language_model: LanguageModel, text: str) -> list[int]:
 
 
 def end_token(language_model: LanguageModel) -> int:
-    """What ends an answer: EOS, or the token before a document where there is none."""
+    """Return what ends an answer: EOS, or the token before a document where there is none."""
     eos = language_model.tokenizer.eos_token_id
     return language_model.bos if eos is None else int(eos)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int = 0, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as one tensor, (R, L) int64, and where they hold a token, (R, L) bool.
+    """Return the rows of token ids as one tensor, (R, L) int64, and where they hold a token, (R, L) bool.
 
     Example:
         >>> padded([[5, 6], [7]])[0].tolist(), padded([[5, 6], [7]], left=True)[0].tolist()

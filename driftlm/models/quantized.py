@@ -10,7 +10,7 @@ from driftlm.core.errors import DriftError
 
 
 def quantization(bits: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs to load linear maps in so many bits: NF4 or LLM.int8, the head as it is.
+    """Return what `from_pretrained` needs to load linear maps in so many bits: NF4 or LLM.int8, the head as it is.
 
     NF4: Dettmers et al. 2023 (arXiv 2305.14314), section 3. LLM.int8: Dettmers et al. 2022 (arXiv 2208.07339), but
     without its outlier columns.

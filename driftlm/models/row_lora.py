@@ -32,16 +32,16 @@ class LowRank:
     factors: dict[str, tuple[Tensor, Tensor]]
 
     def rows(self, chosen: Sequence[int]) -> "LowRank":
-        """That of the chosen rows."""
+        """Return that of the chosen rows."""
         return LowRank({name: (down[list(chosen)], up[list(chosen)]) for name, (down, up) in self.factors.items()})
 
     def to(self, dtype: torch.dtype) -> "LowRank":
-        """The same in another floating-point type."""
+        """Return the same in another floating-point type."""
         return LowRank({name: (down.to(dtype), up.to(dtype)) for name, (down, up) in self.factors.items()})
 
     @contextmanager
     def on(self, model: Any) -> Iterator[DynamicCache]:
-        """The model with the changes added, until the context ends, and an empty cache."""
+        """Yield the model with the changes added, until the context ends, and an empty cache."""
         hooks = []
         try:
             for name, (down, up) in self.factors.items():
@@ -53,7 +53,7 @@ class LowRank:
 
 
 def added(name: str, down: Tensor, up: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A forward hook: each row's own low-rank change beside the output of a linear map, (R, N, O)."""
+    """Return a forward hook: each row's own low-rank change beside the output of a linear map, (R, N, O)."""
     (x,) = inputs
     if x.ndim != 3 or len(x) != len(down):
         raise DriftError(
@@ -97,12 +97,12 @@ class RowLora:
             self.parameters[name] = Parameter(values[:, place].view(len(values), *parameter.shape))
 
     def gradients(self, loss: Tensor) -> Tensor:
-        """(R, P), of a sum of what rows lost: each row's own, of no meaning for a row that is not in the sum."""
+        """Return (R, P), of a sum of what rows lost: each row's own, of no meaning for a row that is not in the sum."""
         found = torch.autograd.grad(loss, list(self.parameters.values()))
         return torch.cat([one.flatten(1) for one in found], dim=1)
 
     def in_force(self) -> "InPlaceOfAdapter":
-        """What a forward pass over R rows runs under, with a graph back to `parameters`."""
+        """Return what a forward pass over R rows runs under, with a graph back to `parameters`."""
         return in_place_of(self.layers, self.parameters)
 
 
@@ -119,16 +119,16 @@ class InPlaceOfAdapter:
     layers: tuple[Any, ...]
 
     def rows(self, chosen: Sequence[int]) -> "InPlaceOfAdapter":
-        """That of the chosen rows."""
+        """Return that of the chosen rows."""
         return InPlaceOfAdapter(self.low_rank.rows(chosen), self.layers)
 
     def to(self, dtype: torch.dtype) -> "InPlaceOfAdapter":
-        """The same in another floating-point type."""
+        """Return the same in another floating-point type."""
         return InPlaceOfAdapter(self.low_rank.to(dtype), self.layers)
 
     @contextmanager
     def on(self, model: Any) -> Iterator[DynamicCache]:
-        """The model so changed, until the context ends, and an empty cache."""
+        """Yield the model so changed, until the context ends, and an empty cache."""
         own = [vars(layer).get("forward") for layer in self.layers]
         try:
             for layer in self.layers:
@@ -143,7 +143,7 @@ class InPlaceOfAdapter:
 
 
 def in_place_of(layers: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> InPlaceOfAdapter:
-    """A LoRA for each of R rows on the maps inside the layers of one; parameters by name, (R, ...) each."""
+    """Return a LoRA for each of R rows on the maps inside the layers of one; parameters by name, (R, ...) each."""
     factors = {}
     for name, layer in layers.items():
         (adapter,) = layer.lora_A
@@ -154,7 +154,7 @@ def in_place_of(layers: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> 
 
 
 def lora_layers(trainable: Trainable) -> dict[str, Any]:
-    """The layers of a plain LoRA by name; all that learns is in them.
+    """Return the layers of a plain LoRA by name; all that learns is in them.
 
     Raises:
         DriftError: for parameters that belong to no plain LoRA.
@@ -173,7 +173,7 @@ def lora_layers(trainable: Trainable) -> dict[str, Any]:
 
 
 def plain(layer: Any) -> bool:
-    """Whether a layer adds s (x A^T) B^T to a map and nothing else."""
+    """Tell whether a layer adds s (x A^T) B^T to a map and nothing else."""
     if list(layer.lora_A) != list(layer.lora_B) or len(layer.lora_A) != 1:
         return False
     (name,) = layer.lora_A

@@ -71,7 +71,7 @@ def continued(
 
 
 def stacked(caches: Sequence[KeyValues], longest: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per layer the keys and the values of all rows, each (R, H, K, E), zero where a row has none."""
+    """Stack per layer the keys and the values of all rows, each (R, H, K, E), zero where a row has none."""
     if longest == 0:
         return
     full = next(cache for cache in caches if cache.length == longest)
@@ -91,7 +91,7 @@ def stacked(caches: Sequence[KeyValues], longest: int) -> Iterator[tuple[Tensor,
 
 
 def row_of(attended: DynamicCache, row: int, before: KeyValues, longest: int, new: int, keep: int) -> KeyValues:
-    """The last `keep` positions of a row, its padding on both sides left out; views, without a graph."""
+    """Return the last `keep` positions of a row, its padding on both sides left out; views, without a graph."""
     end = longest + new
     start = max(longest - before.length, end - keep)
     if start == end:
@@ -106,7 +106,7 @@ def row_of(attended: DynamicCache, row: int, before: KeyValues, longest: int, ne
 def nats_of_rows(
     scorer: Scorer, ids: Tensor, windows: Sequence[Window], lengths: Sequence[int], arguments: dict[str, Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Nats and finiteness (S,) of each row's new tokens, from its last S inputs; padding goes through no head."""
+    """Return nats and finiteness (S,) of each row's new tokens, from its last S inputs, without padding."""
     new = [window.new for window in windows]
     places = [
         row * ids.shape[1] + place
@@ -132,7 +132,7 @@ def nats_of_rows(
 
 
 def in_groups(sizes: Sequence[int], most: int) -> list[int]:
-    """Neighbours put together while their sum is at most `most`; a larger one stands alone.
+    """Put neighbours together while their sum is at most `most`; a larger one stands alone.
 
     Example:
         >>> in_groups([3, 3, 2, 9, 1], 6)

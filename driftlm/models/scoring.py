@@ -53,7 +53,7 @@ class Scorer:
 
     @torch.no_grad()
     def head_is_last(self, token: int) -> bool:
-        """Whether logits are exactly `head(last hidden state)`."""
+        """Tell whether logits are exactly `head(last hidden state)`."""
         if self.body is None or type(self.head) is not torch.nn.Linear:
             return False
         ids = torch.full((1, 3), token, device=self.device)
@@ -105,7 +105,7 @@ class Scorer:
 
 
 def every_finite(logits: Tensor) -> Tensor:
-    """(S, V) -> (S,) bool: where the spread is finite, so is every logit, and the nats of every token.
+    """Map (S, V) -> (S,) bool: where the spread is finite, so is every logit, and the nats of every token.
 
     A spread of zero counts as not finite: a root-mean-square norm whose squares overflow hides infinity behind zeros,
     and a model that died of it would go on for ever, scoring every token with ln V.
@@ -115,7 +115,7 @@ def every_finite(logits: Tensor) -> Tensor:
 
 
 class HeadNats(torch.autograd.Function):
-    """hidden (S, D), weight (V, D), bias (V) or None, targets (S) -> nats (S), finite (S).
+    """Map hidden (S, D), weight (V, D), bias (V) or None, targets (S) -> nats (S), finite (S).
 
     nats_s = log sum_v exp z_sv - z_s,target with z = hidden weight^T + bias, in float32.
     The gradient of nats_s with respect to z_s is softmax(z_s) - onehot(target_s). The exponentials of the forward pass
@@ -168,7 +168,7 @@ class HeadNats(torch.autograd.Function):
 
 
 def exponentials_in_place(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """logits (S, V) -> exp(logits - peak) in their own storage, peak (S), sum of the exponentials (S)."""
+    """Map logits (S, V) -> exp(logits - peak) in their own storage, peak (S), sum of the exponentials (S)."""
     peak = logits.amax(dim=-1)
     exponentials = logits.sub_(peak[:, None]).exp_()
     return exponentials, peak, exponentials.sum(dim=-1)

@@ -99,7 +99,7 @@ def choose(
 def adapted(
     language_model: LanguageModel, learn: str, layers: tuple[int, int] | None, rank: int, targets: str, seed: int
 ) -> Trainable:
-    """A new LoRA or DoRA in the model; its scale is 1 (alpha = rank), its dropout 0."""
+    """Return a new LoRA or DoRA in the model; its scale is 1 (alpha = rank), its dropout 0."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if rank < 1:
@@ -118,7 +118,7 @@ def adapted(
 
 
 def new_adapter(model: Any, names: list[str], rank: int, *, use_dora: bool = False) -> Any:
-    """The model of peft around `model`, which gets a LoRA or DoRA of scale 1 in the named linear maps."""
+    """Return the model of peft around `model`, which gets a LoRA or DoRA of scale 1 in the named linear maps."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -131,7 +131,7 @@ def new_adapter(model: Any, names: list[str], rank: int, *, use_dora: bool = Fal
 
 
 def target_modules(model: Any, targets: str, layers: tuple[int, int] | None) -> list[str]:
-    """Full names of the linear maps inside the blocks that `targets` and `layers` select."""
+    """Return the full names of the linear maps inside the blocks that `targets` and `layers` select."""
     head = model.get_output_embeddings()
     linear = [
         name
@@ -162,7 +162,7 @@ def target_modules(model: Any, targets: str, layers: tuple[int, int] | None) -> 
 
 
 def shape_of(module: Any) -> tuple[int, int]:
-    """Inputs and outputs of a linear map; GPT-2's Conv1D keeps its weight as (I, O)."""
+    """Return the inputs and outputs of a linear map; GPT-2's Conv1D keeps its weight as (I, O)."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)
     inputs, outputs = module.weight.shape
@@ -170,7 +170,7 @@ def shape_of(module: Any) -> tuple[int, int]:
 
 
 def number_of_layers(model: Any) -> int:
-    """Number of transformer blocks."""
+    """Return the number of transformer blocks."""
     return int(model.config.get_text_config().num_hidden_layers)
 
 
@@ -195,13 +195,13 @@ def refuse_range(layers: tuple[int, int], count: int) -> None:
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the block a parameter or module belongs to, read from its dotted name."""
+    """Return the number of the block a parameter or module belongs to, read from its dotted name."""
     found = re.search(r"\.(\d+)\.", f".{name}")
     return int(found.group(1)) if found else None
 
 
 def in_range(name: str, layers: tuple[int, int] | None) -> bool:
-    """Whether a parameter lies in the range; everything does when there is none."""
+    """Tell whether a parameter lies in the range; everything does when there is none."""
     if layers is None:
         return True
     layer = layer_of(name)
@@ -209,16 +209,16 @@ def in_range(name: str, layers: tuple[int, int] | None) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a layer norm or an RMS norm, of whichever family."""
+    """Tell whether a module is a layer norm or an RMS norm, of whichever family."""
     return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")
 
 
 def own(module: nn.Module) -> list[tuple[str, Parameter]]:
-    """The parameters of a module itself, not of its children."""
+    """Return the parameters of a module itself, not of its children."""
     return list(module.named_parameters(recurse=False))
 
 
 def refuse_quantized(model: Any) -> None:
-    """Weights in 4 or 8 bit cannot take a gradient step."""
+    """Refuse weights in 4 or 8 bit, which cannot take a gradient step."""
     if getattr(model, "is_quantized", False):
         raise DriftError("the weights of this model are quantized and cannot learn; give `Learning.learn` lora.")

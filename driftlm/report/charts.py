@@ -29,7 +29,7 @@ Specification = dict[str, Any]  # Vega-Lite JSON
 
 
 def theme(dark: bool = False) -> dict[str, Any]:
-    """A Vega-Lite config for a light or a dark page; the background is the page's own."""
+    """Return a Vega-Lite config for a light or a dark page; the background is the page's own."""
     text, soft, line = ("#e6e6e6", "#b4b8bf", "#3a3f47") if dark else ("#1f2328", "#59606a", "#dde1e6")
     fonts = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
     return {
@@ -84,7 +84,7 @@ def _tokens_axis(tally: Tally) -> alt.X:
 
 
 def marks_beginnings(tally: Tally) -> bool:
-    """Whether lines mark where documents begin: as long as they are few."""
+    """Tell whether lines mark where documents begin: as long as they are few."""
     return 2 <= tally.documents <= MARKED_DOCUMENTS
 
 
@@ -97,7 +97,7 @@ def _beginnings(tally: Tally) -> list[alt.Chart]:
 
 
 def _events(tally: Tally) -> list[alt.Chart]:
-    """A triangle at the top for every event of the guard that was kept."""
+    """Return a triangle at the top for every event of the guard that was kept."""
     if not tally.events:
         return []
     rows = [{"tokens": e.tokens, "kind": e.kind, "message": e.message} for e in tally.events]
@@ -109,7 +109,7 @@ def _events(tally: Tally) -> list[alt.Chart]:
 
 
 def _rows(tally: Tally, *first: dict[str, Any]) -> alt.InlineData:
-    """The points, each with where the one before it stands."""
+    """Return the points, each with where the one before it stands."""
     points = tally.points()
     starts = [0, *(point.tokens for point in points)]
     rows = [_finite(vars(p)) | {"start": start} for p, start in zip(points, starts, strict=False)]
@@ -119,7 +119,7 @@ def _rows(tally: Tally, *first: dict[str, Any]) -> alt.InlineData:
 def _hover(
     rows: alt.InlineData, tally: Tally, shown: dict[str, tuple[str, str]], words: Sequence[str] = ("document",)
 ) -> list[alt.Chart]:
-    """Invisible cells between the points, and a thin line at the point whose cell the pointer is in.
+    """Return invisible cells between the points, and a thin line at the point whose cell the pointer is in.
 
     `shown` has, for every line of the tooltip, the field and its format; `words` are fields that stand as they are.
     Numbers are put into words first: Vega-Lite would format a missing value as 0. For the same reason cells stand in
@@ -139,7 +139,7 @@ def _hover(
 
 
 def bits_domain(tally: Tally) -> tuple[float, float, bool]:
-    """Ends of the bits-per-byte axis, and whether values lie beyond them.
+    """Return the ends of the bits-per-byte axis, and whether values lie beyond them.
 
     Single windows may be far off (a title page, a divergence before its rollback); they must not flatten the rest.
     """
@@ -158,7 +158,7 @@ def bits_domain(tally: Tally) -> tuple[float, float, bool]:
 
 
 def bits_chart(tally: Tally, width: Width) -> Specification:
-    """Running and local bits per byte over tokens read, static against adapted."""
+    """Draw running and local bits per byte over tokens read, static against adapted."""
     models = ["static", "adapted"] if tally.compared else ["adapted"]
     low, high, _ = bits_domain(tally)
     rows = _rows(tally)
@@ -188,7 +188,7 @@ def bits_chart(tally: Tally, width: Width) -> Specification:
 
 
 def gain_chart(tally: Tally, width: Width) -> Specification:
-    """Cumulative gain in nats over tokens read."""
+    """Draw the cumulative gain in nats over tokens read."""
     rows = _rows(tally, {"tokens": 0, "start": 0, "gain": 0.0, "document": ""})
     x = _tokens_axis(tally)
     y = alt.Y("gain:Q", title="gain over the static model (nats)", axis=_KILO)
@@ -200,7 +200,7 @@ def gain_chart(tally: Tally, width: Width) -> Specification:
 
 
 def position_chart(bins: list[PositionBin], width: Width) -> Specification:
-    """Gain per token by position inside a document, with intervals where documents suffice."""
+    """Draw the gain per token by position inside a document, with intervals where documents suffice."""
     values = []
     for b in bins:
         label = f"≤{_short(b.last, 1024)}|n={_short(b.documents)}"
@@ -237,7 +237,7 @@ def position_chart(bins: list[PositionBin], width: Width) -> Specification:
 
 
 def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], width: Width) -> Specification:
-    """Weights of a mixture's experts over tokens read, stacked to 1.
+    """Draw the weights of a mixture's experts over tokens read, stacked to 1.
 
     Args:
         tally: of a run with a mixture.
@@ -248,11 +248,11 @@ def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], widt
     sorted_names = [names[place] for place in order]
     fields = [f"w{rank:02}" for rank in range(len(order))]  # an expert's name is no name of a field
     values: list[dict[str, Any]] = [{"tokens": 0, "start": 0, "document": "", **dict.fromkeys(fields, 1 / len(order))}]
-    for standing in tally.expert_weights():
-        best = max(range(len(names)), key=standing.weights.__getitem__)
-        row: dict[str, Any] = {field: standing.weights[place] for field, place in zip(fields, order, strict=True)}
-        row |= {"tokens": standing.tokens, "document": standing.document, "start": values[-1]["tokens"]}
-        values.append(_finite(row | {"leader": names[best], "most": standing.weights[best]}))
+    for point in tally.expert_weights():
+        best = max(range(len(names)), key=point.weights.__getitem__)
+        row: dict[str, Any] = {field: point.weights[place] for field, place in zip(fields, order, strict=True)}
+        row |= {"tokens": point.tokens, "document": point.document, "start": values[-1]["tokens"]}
+        values.append(_finite(row | {"leader": names[best], "most": point.weights[best]}))
     rows, x = alt.InlineData(values=values), _tokens_axis(tally)
     y = alt.Y("weight:Q", title="weight", stack="zero", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     colours = alt.Scale(domain=sorted_names, range=expert_colours(sorted_names))
@@ -269,7 +269,7 @@ def weights_chart(tally: Tally, names: Sequence[str], order: Sequence[int], widt
 
 
 def expert_colours(names: Sequence[str]) -> list[str]:
-    """A colour for each expert, from blue to red as they stand; one with a rate of 0 has the static model's.
+    """Return a colour for each expert, from blue to red as they stand; one with a rate of 0 has the static model's.
 
     Example:
         >>> expert_colours(["adam:0", "adam:0.001", "adam:0.01"])
@@ -285,14 +285,14 @@ def expert_colours(names: Sequence[str]) -> list[str]:
 
 
 def _short(number: int, kilo: int = 1000) -> str:
-    """A number in few characters: 256, 9,999, 16k, 1M."""
+    """Return a number in few characters: 256, 9,999, 16k, 1M."""
     if number < 10 * kilo and (number < kilo or kilo == 1000):
         return f"{number:,}"
     return f"{number // kilo}k" if number < kilo**2 else f"{number // kilo**2}M"
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers for drawing: seven digits are plenty, and JSON has no NaN, so what is not finite is missing."""
+    """Return numbers for drawing: seven digits are plenty; JSON has no NaN, so what is not finite is missing."""
     return {
         key: (float(f"{value:.7g}") if math.isfinite(value) else None) if isinstance(value, float) else value
         for key, value in row.items()
@@ -300,14 +300,16 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _specification(layers: Sequence[alt.Chart], width: Width, height: int) -> Specification:
-    """The layers as Vega-Lite that altair has checked against the schema; raises ValueError rather than hold a NaN."""
+    """Return the layers as Vega-Lite that altair has checked against the schema; raise ValueError rather than hold a
+    NaN.
+    """
     spec: Specification = alt.layer(*layers).properties(width=width, height=height).to_dict()
     json.dumps(spec, allow_nan=False)
     return spec
 
 
 def png(spec: Specification, title: str, subtitle: list[str]) -> bytes:
-    """The chart as a PNG of twice the size in pixels, on white, with its title and how to read it."""
+    """Return the chart as a PNG of twice the size in pixels, on white, with its title and how to read it."""
     titled = spec | {"title": {"text": title, "subtitle": subtitle}, "padding": 16}
     config = theme() | {"background": "white"}
     return vl_convert.vegalite_to_png(titled, vl_version=VEGA_LITE, scale=2, config=config)
@@ -315,7 +317,7 @@ def png(spec: Specification, title: str, subtitle: list[str]) -> bytes:
 
 @cache
 def bundle(script: str) -> str:
-    """`script`, which may call `vegaEmbed`, with Vega and all it needs, to stand inside a <script> element."""
+    """Return `script`, which may call `vegaEmbed`, with Vega and all it needs, to stand inside a <script> element."""
     return re.sub(
         "</(?=script)", r"<\\/", vl_convert.javascript_bundle(script, vl_version=VEGA_LITE), flags=re.IGNORECASE
     )

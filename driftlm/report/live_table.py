@@ -93,14 +93,14 @@ class Live:
             sys.stderr.flush()
 
     def speed(self) -> float | None:
-        """Tokens per second of late; None before the second window."""
+        """Return the tokens per second of late; None before the second window."""
         if self._totals is None or not self._marks:
             return None
         seconds, tokens = time.monotonic() - self._marks[0][0], self._totals.tokens - self._marks[0][1]
         return tokens / seconds if tokens > 0 and seconds > 0 else None
 
     def _values(self) -> dict[str, str]:
-        """What there is to say, in words."""
+        """Return what there is to say, in words."""
         totals = self._totals
         if totals is None:
             return {"tokens": "waiting for the first window"}
@@ -120,7 +120,7 @@ class Live:
         return values
 
     def table(self) -> Table:
-        """The table of a terminal. Text comes as it is: an id is never markup."""
+        """Return the table of a terminal. Text comes as it is: an id is never markup."""
         table = Table.grid(padding=(0, 2))
         styles = {"bits per byte, static": "cyan", "bits per byte, adapted": "yellow", "gain": "bold"}
         for name, value in self._values().items():
@@ -128,7 +128,7 @@ class Live:
         return table
 
     def line(self) -> str:
-        """Everything in one plain line."""
+        """Return everything in one plain line."""
         values = self._values()
         if self._totals is None:
             return values["tokens"]
@@ -148,7 +148,7 @@ def _bits(nats: float, size: int) -> str:
 
 
 def _gain(static: float, adapted: float) -> str:
-    """Bits saved in percent, in words: a sign alone is misread."""
+    """Return bits saved in percent, in words: a sign alone is misread."""
     if not (static > 0 and math.isfinite(static) and math.isfinite(adapted)):
         return MISSING
     percent = 100 * (static - adapted) / static
@@ -164,6 +164,6 @@ def _clock(seconds: float) -> str:
 
 
 def _printable(text: str, longest: int = 60) -> str:
-    """An id that cannot steer a terminal or break a line; of a long one, the end."""
+    """Return an id that cannot steer a terminal or break a line; of a long one, the end."""
     text = "".join(c if c.isprintable() else "�" for c in text)
     return text if len(text) <= longest else "…" + text[-(longest - 1) :]

@@ -26,7 +26,7 @@ class Figure:
 
 
 def number(value: Any, form: str = ",", unit: str = "") -> str:
-    """A number for people; a dash where there is none or it is not finite.
+    """Return a number for people; a dash where there is none or it is not finite.
 
     Example:
         >>> number(20000), number(None), number(float("nan"), ".3f")
@@ -38,7 +38,7 @@ def number(value: Any, form: str = ",", unit: str = "") -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people, in powers of 1,000.
+    """Return the bytes for people, in powers of 1,000.
 
     Example:
         >>> size(66_123), size(512)
@@ -51,7 +51,7 @@ def size(count: int) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A percentage without its sign, with more digits where it is small.
+    """Return a percentage without its sign, with more digits where it is small.
 
     Example:
         >>> percent(9.14), percent(-0.031)
@@ -61,7 +61,7 @@ def percent(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """Return the seconds for people.
 
     Example:
         >>> duration(8.2), duration(205), duration(9000)
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def title(config: Mapping[str, Any], tally: Tally) -> str:
-    """What was read, and by which model."""
+    """Return what was read, and by which model."""
     sources = next((group[key] for group in _groups(config) for key in ("sources", "files") if group.get(key)), None)
     if isinstance(sources, list | tuple):
         names = [PurePath(str(source)).name or str(source) for source in sources]
@@ -88,18 +88,18 @@ def title(config: Mapping[str, Any], tally: Tally) -> str:
 
 
 def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The groups of settings in a configuration."""
+    """Return the groups of settings in a configuration."""
     return [v for k, v in config.items() if isinstance(v, Mapping) and k not in ("model", "versions")]
 
 
 def change_in_percent(tally: Tally) -> float | None:
-    """Percent fewer bits than the static model, 0 where it would print as 0.00; None where nothing was compared."""
+    """Return percent fewer bits than the static model, 0 where it would print as 0.00; None where none was compared."""
     fewer = percent_fewer(tally.total.static, tally.total.nats) if tally.compared else None
     return 0.0 if fewer is not None and abs(fewer) < 0.005 else fewer
 
 
 def headline(tally: Tally, finished: bool = True) -> str:
-    """The result in one sentence, a loss as plainly as a gain."""
+    """Return the result in one sentence, a loss as plainly as a gain."""
     total = tally.total
     if not total.windows:
         return "Nothing has been scored yet."
@@ -126,7 +126,7 @@ def page(
     themes: Mapping[str, Any],
     bundle: Callable[[str], str],
 ) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         name: its title.
@@ -159,7 +159,7 @@ def page(
 
 
 def drawn(figure: Figure) -> str:
-    """A chart's place in the body of a page."""
+    """Return a chart's place in the body of a page."""
     return (
         f'<figure><h2>{escape(figure.heading)}</h2><div class="chart" id="{figure.stem}" role="img" '
         f'aria-label="{escape(figure.heading)}"></div><figcaption>{escape(figure.caption)}</figcaption></figure>'
@@ -169,7 +169,7 @@ def drawn(figure: Figure) -> str:
 def document(
     name: str, body: Sequence[str], figures: Sequence[Figure], themes: Mapping[str, Any], bundle: Callable[[str], str]
 ) -> str:
-    """A page of a title and a body, with the charts that have their places in it."""
+    """Return a page of a title and a body, with the charts that have their places in it."""
     script = ""
     if figures:
         data = {"themes": themes, "charts": {figure.stem: figure.spec for figure in figures}}
@@ -186,7 +186,7 @@ def document(
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Return JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -223,7 +223,9 @@ def _key_figures(summary: Mapping[str, Any], tally: Tally) -> str:
 
 
 def tabled(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, wide: int = 0, note: str = "") -> str:
-    """Cells are text; columns from `numbers` on are aligned as numbers, column `wide` gets room for words."""
+    """Return a table whose cells are text; columns from `numbers` on are aligned as numbers, column `wide` gets room
+    for words.
+    """
 
     def cells(row: Sequence[str], tag: str) -> str:
         kinds = [" class=n" if i >= numbers else " class=w" if i == wide else "" for i in range(len(row))]
@@ -236,7 +238,7 @@ def tabled(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, wid
 
 
 def won(tally: Tally, names: Sequence[str], finished: bool = True) -> str:
-    """Which expert of a mixture weighs most, and where another one led before, in one sentence."""
+    """Say which expert of a mixture weighs most, and where another one led before, in one sentence."""
     lead = tally.lead
     if lead is None:
         return "No expert leads: all weigh the same."

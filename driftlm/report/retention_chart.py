@@ -19,7 +19,7 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
 def write_chart(rows: Sequence[dict[str, Any]], out: Path) -> list[Path]:
-    """Retention.html, where the pointer shows the numbers, and retention.png; returns both."""
+    """Write retention.html, where the pointer shows the numbers, and retention.png; return both."""
     # Not above: a module that needs an extra is imported where it is used.
     from driftlm.report.charts import ADAPTED, GAIN, GUARD, STATIC, VEGA_LITE, theme
 
@@ -34,7 +34,7 @@ def write_chart(rows: Sequence[dict[str, Any]], out: Path) -> list[Path]:
 
 
 def retention_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """F1 over further documents, and what is kept of it: one line a memory."""
+    """Return the F1 over further documents, and what is kept of it: one line a memory."""
     panels = [panel(rows, "f1", "F1", 150), panel(rows, "f1_retention", "F1, relative to the start", 220)]
     spec: dict[str, Any] = alt.vconcat(*panels, spacing=22).to_dict()
     json.dumps(spec, allow_nan=False)
@@ -42,7 +42,7 @@ def retention_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def panel(rows: Sequence[dict[str, Any]], measure: str, title: str, height: int) -> alt.Chart:
-    """One measure; where it is undefined, a memory has no line."""
+    """Return one measure; where it is undefined, a memory has no line."""
     memories = list(dict.fromkeys(row["memory"] for row in rows))
     shown = [
         {"memory": row["memory"], "documents": row["documents"], "value": row[measure], "em": row["em"]}

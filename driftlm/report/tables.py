@@ -34,12 +34,13 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def narrowest(shown: Table) -> int:
-    """Width of a table of which no word is cut."""
+    """Return the width of a table of which no word is cut."""
     return sum(2 + (column.min_width or 0) for column in shown.columns) - 2
 
 
 def table(rows: Sequence[dict[str, Any]], turned: bool = False) -> Table:
-    """Rows of the same keys: what is alike in all of several stands below, what is unknown in all is left out.
+    """Return the rows of the same keys: what is alike in all of several stands below, what is unknown in all is left
+    out.
 
     >>> shown = table([{"memory": "none", "questions": 9, "em": 0.5}, {"memory": "bank", "questions": 9, "em": 0.75}])
     >>> [str(column.header) for column in shown.columns], str(shown.caption)
@@ -62,7 +63,7 @@ def table(rows: Sequence[dict[str, Any]], turned: bool = False) -> Table:
 
 
 def cell(row: dict[str, Any], name: str) -> str:
-    """A value, with its interval where it has one.
+    """Return a value, with its interval where it has one.
 
     >>> cell({"em": 0.5, "em_interval": [0.41, 0.6]}, "em"), cell({"bytes": 8448.0}, "bytes")
     ('0.500 (0.410–0.600)', '8,448')
@@ -72,7 +73,7 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 
 def number(value: Any) -> str:
-    """A value in few characters.
+    """Return a value in few characters.
 
     >>> number(0.89812), number(1665), number(2.5e-05), number(None), number("bank")
     ('0.898', '1,665', '2.5e-05', '–', 'bank')

@@ -1,4 +1,4 @@
-"""windows.jsonl to the numbers of a report, in one pass and in memory that does not grow with the stream."""
+"""Tally windows.jsonl to the numbers of a report, in one pass and in memory that does not grow with the stream."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.expert_weights import ExpertWeights, Lead, followed
+from driftlm.memories.expert_weights import ExpertWeights, Lead, lead_after
 
 POINTS = 1000  # points of a line at most; a longer stream is summed into buckets of 2, 4, 8 ... windows
 DOCUMENTS = 500  # document rows kept; the others are counted
@@ -24,7 +24,7 @@ _BATCH = 256  # documents whose resampling weights are drawn at once
 
 
 def bits_per_byte(nats: float, size: float) -> float | None:
-    """Bits per byte of `nats` over `size` bytes; None where there are no bytes.
+    """Return the bits per byte of `nats` over `size` bytes; None where there are no bytes.
 
     Example:
         >>> round(bits_per_byte(2.0, 1), 3)
@@ -34,7 +34,8 @@ def bits_per_byte(nats: float, size: float) -> float | None:
 
 
 def percent_fewer(static: float, adapted: float) -> float | None:
-    """By how many percent fewer bits the adapted model needs; negative where it needs more, None where undefined.
+    """Return by how many percent fewer bits the adapted model needs; negative where it needs more, None where
+    undefined.
 
     Example:
         >>> percent_fewer(200.0, 150.0)
@@ -44,7 +45,7 @@ def percent_fewer(static: float, adapted: float) -> float | None:
 
 
 def clipped(text: str, longest: int = 200) -> str:
-    """Text from outside, made safe to write: a very long one keeps its two ends, half characters become `?`.
+    """Return the text from outside, made safe to write: a very long one keeps its two ends, half characters become `?`.
 
     Example:
         >>> clipped("abcdefghij", 7)
@@ -127,7 +128,7 @@ class Point:
 
 
 def _place(position: int) -> int:
-    """Number of the bin that holds a position: 0 for 1-256, 1 for 257-512, 2 for 513-1,024 ..."""
+    """Return the number of the bin that holds a position: 0 for 1-256, 1 for 257-512, 2 for 513-1,024 ..."""
     return ((position - 1) // FIRST_BIN).bit_length() if position > 0 else 0
 
 
@@ -154,7 +155,7 @@ class Positions:
         sums[1] += tokens
 
     def finish(self) -> None:
-        """The current document ends."""
+        """End the current document."""
         if self._current:
             self._batch.append(self._current)
             self._current = {}
@@ -171,7 +172,7 @@ class Positions:
         self._batch = []
 
     def bins(self) -> list[PositionBin]:
-        """The bins that hold tokens, by position; the first is at least as wide as the widest window."""
+        """Return the bins that hold tokens, by position; the first is at least as wide as the widest window."""
         self.finish()
         self._flush()
         base = _place(self._widest)
@@ -265,12 +266,12 @@ class Tally:
                 self.events.append(EventRow(kind, message, window, self._document.id, self.total.tokens))
 
     def _weights(self, line: dict[str, Any]) -> tuple[float, ...]:
-        """Of a mixture's experts, none without one; they are followed to see who leads."""
+        """Return the weights of a mixture's experts, none without one; the leading expert is kept track of."""
         weights = tuple(float(weight) for weight in line.get("weights") or ())
         if self._experts not in (None, len(weights)):
             raise ValueError(f"{len(weights)} experts follow {self._experts}")
         self._experts = len(weights)
-        self.lead = followed(self.lead, weights, self.total.tokens - int(line["tokens"]))
+        self.lead = lead_after(self.lead, weights, self.total.tokens - int(line["tokens"]))
         return weights
 
     def _bucket(self, sums: Sums, document: str, weights: tuple[float, ...]) -> None:
@@ -287,11 +288,11 @@ class Tally:
 
     @property
     def local(self) -> int:
-        """Windows of the moving value: about 2 % of the stream, 4 at least."""
+        """Return the number of windows of the moving value: about 2 % of the stream, 4 at least."""
         return self.size * max(math.ceil(4 / self.size), round(0.02 * len(self._buckets)))
 
     def points(self) -> list[Point]:
-        """At most 1,000 points of the lines; each sums a bucket of windows, none is left out."""
+        """Return at most 1,000 points of the lines; each sums a bucket of windows, none is left out."""
         ends = [Sums()]
         span = self.local // self.size
         found = []
@@ -316,7 +317,7 @@ class Tally:
         return found
 
     def expert_weights(self) -> list[ExpertWeights]:
-        """At most 1,000 points of the experts' weights, each behind its bucket; none without a mixture."""
+        """Return at most 1,000 points of the experts' weights, each behind its bucket; none without a mixture."""
         tokens, found = 0, []
         for sums, document, weights in self._buckets:
             tokens += sums.tokens

@@ -26,7 +26,7 @@ Panel = alt.LayerChart | alt.FacetChart
 
 
 def write_chart(lines: Lines, out: Path) -> None:
-    """Training.html, where the pointer shows the numbers, and training.png."""
+    """Write training.html, where the pointer shows the numbers, and training.png."""
     # Not above: a module that needs an extra is imported where it is used.
     from driftlm.report.charts import ADAPTED, GAIN, GUARD, STATIC, VEGA_LITE, theme
 
@@ -41,7 +41,7 @@ def write_chart(lines: Lines, out: Path) -> None:
 
 
 def training_chart(lines: Lines) -> dict[str, Any]:
-    """Losses, shares, held-out answers by size of the bank, the bank and kinds of questions, all over steps."""
+    """Return losses, shares, held-out answers by size of the bank, the bank and kinds of questions, all over steps."""
     panels = [curves(lines, LOSSES, "nats", "log"), curves(lines, SHARES, "share", "linear")]
     panels += [held_out(lines)] if any(line.get("banks") for line in lines) else []
     panels += [bank(lines)]
@@ -53,7 +53,7 @@ def training_chart(lines: Lines) -> dict[str, Any]:
 
 
 def steps(lines: Lines, *, last: bool = False) -> alt.X:
-    """The axis that all share; only the last one has its title."""
+    """Return the axis that all share; only the last one has its title."""
     most = max(line["step"] for line in lines)
     axis = alt.Axis(format=",d", tickCount=8)
     return alt.X(
@@ -62,14 +62,14 @@ def steps(lines: Lines, *, last: bool = False) -> alt.X:
 
 
 def growth(lines: Lines) -> list[alt.Chart]:
-    """A dotted line where the bank doubled."""
+    """Return a dotted line where the bank doubled."""
     rows = [{"step": after["step"]} for before, after in pairwise(lines) if after["bank"] > before["bank"]]
     chart = alt.Chart(alt.InlineData(values=rows)).mark_rule(opacity=0.45, strokeDash=[2, 3])
     return [chart.encode(x=steps(lines))] if rows else []
 
 
 def curves(lines: Lines, names: Sequence[str], unit: str, scale: str) -> Panel:
-    """One line for each of `names`; what is not finite, or 0 on a logarithmic axis, is left out."""
+    """Return one line for each of `names`; what is not finite, or 0 on a logarithmic axis, is left out."""
     rows = [
         {"step": line["step"], "what": WORDS.get(name, name), "value": line[name]}
         for name in names
@@ -92,7 +92,7 @@ def curves(lines: Lines, names: Sequence[str], unit: str, scale: str) -> Panel:
 
 
 def held_out(lines: Lines) -> Panel:
-    """Strict exact match of questions that were never trained on, one line for every size of the bank."""
+    """Draw the strict exact match of questions that were never trained on, one line for every size of the bank."""
     rows = [
         {"step": line["step"], "bank": f"{row['documents']:,} documents", "em": row["em"]}
         for line in lines
@@ -113,7 +113,7 @@ def held_out(lines: Lines) -> Panel:
 
 
 def bank(lines: Lines) -> Panel:
-    """How many documents a question may see."""
+    """Return how many documents a question may see."""
     rows = [{"step": line["step"], "bank": line["bank"]} for line in lines]
     line = (
         alt.Chart(alt.InlineData(values=rows))
@@ -130,7 +130,7 @@ def bank(lines: Lines) -> Panel:
 
 
 def kinds(lines: Lines) -> Panel:
-    """Exact answers by kind of question, a row each: a part that is stuck stays pale."""
+    """Return exact answers by kind of question, a row each: a part that is stuck stays pale."""
     starts = [0, *(line["step"] for line in lines)]
     rows = [
         {"start": start, "step": line["step"], "kind": kind, "exact": share}

@@ -54,7 +54,7 @@ def write_report(run: Path) -> list[Path]:
 
 
 def drawing_module() -> ModuleType:
-    """The charts, whose libraries are the extra `report`."""
+    """Return the charts, whose libraries are the extra `report`."""
     try:
         return importlib.import_module("driftlm.report.charts")
     except ImportError as error:
@@ -66,7 +66,7 @@ def drawing_module() -> ModuleType:
 
 
 def _experts(config: dict[str, Any], tally: Tally) -> list[str]:
-    """Names of a mixture's experts, in the order of their weights."""
+    """Return the names of a mixture's experts, in the order of their weights."""
     experts = (config.get("learning") or {}).get("experts") or ""
     names = [one.name() for one in Learning(rule="mixture", experts=experts).strategies()]
     if len(names) != len(tally.expert_weights()[-1].weights):
@@ -103,7 +103,7 @@ def written_whole(path: Path, data: bytes) -> Path:
 
 
 def _read_bits(tally: Tally, charts: ModuleType) -> str:
-    """How to read the first chart."""
+    """Say how to read the first chart."""
     compared, beyond = tally.compared, charts.bits_domain(tally)[2]
     return (
         f"Thick: everything up to that point. Thin: only the last {tally.local:,} windows. Lower is better"

@@ -57,7 +57,7 @@ def save(language_model: LanguageModel, trainable: Trainable | None, folder: str
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name when the context ends well.
+    """Yield a folder to write into that takes its name when the context ends well.
 
     Raises:
         DriftError: when a folder of that name is there already.
@@ -75,7 +75,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str = "") -> None:
-    """A model of peft as its adapter, which says what it belongs to, or without one the whole model; a tokenizer.
+    """Write a model of peft as its adapter, which says what it belongs to, or without one the whole model; a tokenizer.
 
     Args:
         language_model: the model under the adapter, too.
@@ -95,13 +95,13 @@ def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str =
 
 
 def base_of(language_model: LanguageModel) -> str:
-    """Where a model came from, as a PEFT folder names it: a full path, or a hub name."""
+    """Return where a model came from, as a PEFT folder names it: a full path, or a hub name."""
     place = Path(language_model.name)
     return str(place.resolve()) if place.is_dir() else language_model.name
 
 
 def card(language_model: LanguageModel, adapter: Any) -> str:
-    """What stands in the README.md of an adapter's folder: whose it is, what it is, how it is loaded."""
+    """Return what stands in the README.md of an adapter's folder: whose it is, what it is, how it is loaded."""
     config = adapter.peft_config["default"]
     dtype = str(next(language_model.model.parameters()).dtype)
     base = str(config.base_model_name_or_path)
@@ -139,14 +139,14 @@ It was learned in `{dtype}`. Without `dtype` the base is loaded as its `config.j
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """A model's weights under their own names, also while peft's layers are around them."""
+    """Return a model's weights under their own names, also while peft's layers are around them."""
     return {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
     }
 
 
 def refuse_existing(folder: Path) -> None:
-    """Never write over what somebody keeps."""
+    """Refuse to write over what somebody keeps."""
     if folder.exists():
         raise DriftError(f"{folder} exists already; give a folder that does not exist, or remove it.")
     refuse_unwritable(folder)
@@ -193,20 +193,20 @@ def start_from(source: str | Path, learning: Learning, machine: Machine = Machin
 
 
 def kind_of(source: Path) -> Learn:
-    """What a run or folder was learned with: `lora`, `dora`, `all`, `norms` or `none`; a whole model is `all`."""
+    """Tell how a run or folder learned: `lora`, `dora`, `all`, `norms` or `none`; a whole model is `all`."""
     if (source / "adapter_config.json").exists():
         return "dora" if adapter_config(source).use_dora else "lora"
     return "all" if whole(source) else Learning(**read_config(source)["learning"]).learn
 
 
 def whole(source: Path) -> bool:
-    """Whether a folder is a HuggingFace model, neither a run nor an adapter."""
+    """Tell whether a folder is a HuggingFace model, neither a run nor an adapter."""
     others = ("adapter_config.json", "windows.jsonl")
     return (source / "config.json").exists() and not any((source / name).exists() for name in others)
 
 
 def adapter_config(source: Path) -> Any:
-    """The configuration of a LoRA or DoRA that peft wrote."""
+    """Return the configuration of a LoRA or DoRA that peft wrote."""
     from peft import PeftConfig, PeftType
 
     try:
@@ -223,7 +223,7 @@ def adapter_config(source: Path) -> Any:
 
 
 def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
-    """A PEFT folder on its base."""
+    """Return a PEFT folder on its base."""
     from peft import PeftModel
 
     config, model = adapter_config(source), machine.model
@@ -252,7 +252,7 @@ def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
 
 
 def from_run(source: Path, learning: Learning, machine: Machine) -> Start:
-    """The state a run's latest checkpoint holds."""
+    """Return the state a run's latest checkpoint holds."""
     config, checkpoint = read_config(source), latest_checkpoint(source)
     if checkpoint is None:
         raise DriftError(f"the run {source} stopped before its first checkpoint and learned nothing; resume it first.")
@@ -266,7 +266,7 @@ def from_run(source: Path, learning: Learning, machine: Machine) -> Start:
 
 
 def reopen(config: dict[str, Any], learning: Learning, machine: Machine) -> Start:
-    """The model that a run began with."""
+    """Return the model that a run began with."""
     machine = replace(machine, model=config["model"]["name"])
     return start_from(config["start"], learning, machine) if config["start"] else Start(machine.load())
 

@@ -15,24 +15,24 @@ class Stream:
     """What is read, and where the run is kept.
 
     Attributes:
-        files: text files, folders, .jsonl, .jsonl.gz, .jsonl.xz, `dataset:NAME`, or - for standard input.
-        limit: tokens to score in all.
-        batch: documents that are read at a time, side by side; with --reset document and --learn lora. A stopped run
+        files: Read text files, folders, .jsonl, .jsonl.gz, .jsonl.xz, `dataset:NAME`, or - for standard input.
+        limit: Score so many tokens in all.
+        batch: Read so many documents at a time, side by side; with --reset document and --learn lora. A stopped run
             reads again those that were under way.
-        compare: score the `static` model on the same windows, or `none`.
-        run: folder for the run; empty for one under `runs/`.
-        resume: a stopped run to go on with, its settings included.
-        start_from: a run or a PEFT or HuggingFace folder to start from.
-        save: folder for the adapted weights: PEFT for LoRA and DoRA, HuggingFace otherwise.
-        stdin: what standard input holds: one `text`, or `jsonl`.
-        follow: go on with what comes into the files and folders: lines of .jsonl, paragraphs of other files, new files
+        compare: Score the `static` model on the same windows, or `none`.
+        run: Keep the run in this folder; empty for one under `runs/`.
+        resume: Go on with this stopped run, its settings included.
+        start_from: Start from this run or PEFT or HuggingFace folder.
+        save: Write the adapted weights into this folder: PEFT for LoRA and DoRA, HuggingFace otherwise.
+        stdin: Read standard input as one `text`, or as `jsonl`.
+        follow: Go on with what comes into the files and folders: lines of .jsonl, paragraphs of other files, new files
             of folders. Ctrl-C ends the run in order.
-        idle: seconds without a document after which --follow ends.
-        piece: cut documents into pieces of at most so many bytes, each a document of its own.
-        checkpoint: seconds between checkpoints.
-        json: print the totals as one JSON object on stdout.
-        live: show a live table (or lines, where stderr is no terminal).
-        report: write report.html and PNG charts into the run.
+        idle: End --follow after so many seconds without a document.
+        piece: Cut documents into pieces of at most so many bytes, each a document of its own.
+        checkpoint: Write a checkpoint after so many seconds.
+        json: Print the totals as one JSON object on stdout.
+        live: Show a live table (or lines, where stderr is no terminal).
+        report: Write report.html and PNG charts into the run.
     """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()

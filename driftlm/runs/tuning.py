@@ -58,11 +58,11 @@ class Trial:
 
     @property
     def learns(self) -> bool:
-        """Whether it is not the static model."""
+        """Tell whether it is not the static model."""
         return self.learning.learn != "none"
 
     def settings(self) -> dict[str, Any]:
-        """By name of the flag; None where the static model has none."""
+        """Return the settings by name of the flag; None where the static model has none."""
         names = ("learn", "rule", "learning_rate", "every", "cadence")
         of_learning = {name: getattr(self.learning, name) for name in names}
         if not self.learns:
@@ -79,7 +79,7 @@ class Price:
     step: float
 
     def of(self, learning: Learning) -> float:
-        """With a cadence.
+        """Return the cost of a token with a cadence.
 
         Example:
             >>> [Price(10, 20, 4).of(Learning(every=2, cadence=cadence)) for cadence in ("skip", "accumulate")]
@@ -90,7 +90,7 @@ class Price:
 
 
 def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, limit: int) -> dict[str, Any]:
-    """The best settings within a budget, on the first `limit` tokens of a text.
+    """Return the best settings within a budget, on the first `limit` tokens of a text.
 
     What costs too much is never run: costs are known before anything is read.
 
@@ -165,7 +165,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
 
 
 def command(text: Sequence[str], flags: dict[str, Any], machine: Machine) -> str:
-    """The command that reads so.
+    """Return the command that reads so.
 
     Example:
         >>> command(["a b.txt"], {"learn": "all", "learning_rate": 3e-4}, Machine(threads=1, online=True))
@@ -183,7 +183,7 @@ def command(text: Sequence[str], flags: dict[str, Any], machine: Machine) -> str
 
 
 def grids_of(language_model: LanguageModel) -> list[Windows]:
-    """The windows that fit a model; the first are those that cost 1 when nothing is learned."""
+    """Return the windows that fit a model; the first are those that cost 1 when nothing is learned."""
     context = Windows().context
     while context > 2 and not fits(language_model, Windows("overlapping", context, context // 2)):
         context //= 2
@@ -192,7 +192,7 @@ def grids_of(language_model: LanguageModel) -> list[Windows]:
 
 
 def fits(language_model: LanguageModel, windows: Windows) -> bool:
-    """Whether a model has the positions, and keys that can be kept where they are."""
+    """Tell whether a model has the positions, and keys that can be kept where they are."""
     try:
         refuse_long_context(language_model, windows.context)
         WeightMemory(language_model, windows, FROZEN)
@@ -202,7 +202,7 @@ def fits(language_model: LanguageModel, windows: Windows) -> bool:
 
 
 def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Trial]:
-    """The static model in all windows, and every way to learn; of quantized weights only a LoRA learns."""
+    """Return the static model in all windows, and every way to learn; of quantized weights only a LoRA learns."""
     return [Trial(windows, FROZEN) for windows in grids] + [
         Trial(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))  # type: ignore[arg-type]
         for windows in grids
@@ -213,7 +213,7 @@ def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Trial]
 
 
 def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
-    """Prices in operations, by formula; nothing is read for them."""
+    """Return the prices in operations, by formula; nothing is read for them."""
     known: dict[Learning, Formula] = {}
 
     def price(one: Trial) -> Price:
@@ -231,7 +231,7 @@ def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
 
 
 def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Callable[[Trial], Price]:
-    """Prices in seconds, each measured once on windows of full context; an update's counts as learning."""
+    """Return the prices in seconds, each measured once on windows of full context; an update's counts as learning."""
     ids = [token for document in documents for token in language_model.encode(document.text)[0][1:]]
     known: dict[tuple[Windows, Learning], float] = {}
 
@@ -249,7 +249,9 @@ def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Call
 
 
 def timed(memory: WeightMemory, ids: Sequence[int]) -> float:
-    """Seconds of a window of full context, the fastest of three; tokens are repeated where they do not suffice."""
+    """Return the seconds of a window of full context, the fastest of three; tokens are repeated where they do not
+    suffice.
+    """
     windows, length = memory.windows, memory.windows.context + (TIMED + 1) * memory.windows.stride
     enough = [memory.language_model.bos, *islice(cycle(ids), length)]
     taken = []
@@ -291,7 +293,9 @@ def raced(
 
 
 def beginning(language_model: LanguageModel, documents: Iterator[Document], limit: int) -> tuple[list[Document], int]:
-    """The documents that hold the first `limit` tokens, and how many tokens those are; the last one is shortened."""
+    """Return the documents that hold the first `limit` tokens, and how many tokens those are; the last one is
+    shortened.
+    """
     found, tokens = [], 0
     for document in documents:
         ids, byte_ends = language_model.encode(document.text)

@@ -48,7 +48,9 @@ class Tokens:
             raise DriftError(f"{where} holds no token; write a line `TENANT TOKEN` for every tenant.")
 
     def tenant(self, token: str) -> str | None:
-        """Whose token it is. Every token is compared, in a time that does not depend on what they have in common."""
+        """Return whose token it is. Every token is compared, in a time that does not depend on what they have in
+        common.
+        """
         given, found = digest(token), None
         for held, tenant in self.tenants.items():
             if hmac.compare_digest(held, given):
@@ -57,12 +59,12 @@ class Tokens:
 
 
 def digest(token: str) -> bytes:
-    """SHA-256."""
+    """Return the SHA-256 of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def bearer(header: str) -> str:
-    """The token of an `Authorization` header; empty where it is of another kind.
+    """Return the token of an `Authorization` header; empty where it is of another kind.
 
     Example:
         >>> bearer("Bearer abc"), bearer("Basic abc")
@@ -73,7 +75,7 @@ def bearer(header: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host.
+    """Tell whether only this machine can reach a host.
 
     Example:
         >>> [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "example.org")]

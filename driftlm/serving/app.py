@@ -1,4 +1,4 @@
-"""The application: routes, and what errors become. FastAPI is the extra `serve`, and pydantic stays in `wire`."""
+"""The application: routes, and what errors become. FastAPI is the extra `serve`, and pydantic stays in `schemas`."""
 
 import logging
 from typing import Any
@@ -16,7 +16,7 @@ LOG = logging.getLogger("driftlm.serving")
 
 
 def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None = None) -> Application:  # noqa: B008
-    """The server as an ASGI application.
+    """Return the server as an ASGI application.
 
     Args:
         engine: that computes; who began it ends it.

@@ -198,7 +198,7 @@ def end_tokens(language_model: LanguageModel) -> set[int]:
 
 
 def all_logits(language_model: LanguageModel, ids: Sequence[int], cache: Any, last: int = 0) -> Tensor:
-    """(L, V) float32 behind each of L tokens that the cache does not hold yet, or behind the last of them."""
+    """Return (L, V) float32 behind each of L tokens that the cache does not hold yet, or behind the last of them."""
     device, before = language_model.device, cache.get_seq_length()
     logits: Tensor = language_model.model(
         input_ids=torch.tensor([list(ids)], device=device),

@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/v1/chat/completions`, as the OpenAI API has them."""
+"""The routes `/v1/completions` and `/v1/chat/completions`, as the OpenAI API has them."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 
 def sampling_of(served: Served, asked: "Generation", tokens: int | None, alternatives: int | None) -> Sampling:
-    """How a request wants its tokens chosen.
+    """Return how a request wants its tokens chosen.
 
     Raises:
         DriftError: when it asks for another model, or for more tokens than the server writes.
@@ -36,7 +36,7 @@ def sampling_of(served: Served, asked: "Generation", tokens: int | None, alterna
 
 
 def prompt_of(language_model: LanguageModel, asked: "CompletionRequest") -> Prompt:
-    """What a completion continues; one that is echoed has tokens of its own."""
+    """Return what a completion continues; one that is echoed has tokens of its own."""
     if isinstance(asked.one, str) and not asked.echo:
         return continued(language_model, asked.one)
     ids = tokens(language_model, asked.one) if isinstance(asked.one, str) else asked.one
@@ -44,7 +44,7 @@ def prompt_of(language_model: LanguageModel, asked: "CompletionRequest") -> Prom
 
 
 def completion_routes(served: Served) -> Any:
-    """Their router."""
+    """Return the router of completions."""
     from fastapi import APIRouter, Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse
 

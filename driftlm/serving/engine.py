@@ -57,7 +57,7 @@ class Job:
         self.result: Future[Any] = Future()
 
     def leave(self) -> None:
-        """Nobody waits any more: it does not begin; where it has begun, what only speaks may stop."""
+        """Leave a job that nobody waits for: it does not begin; where it has begun, what only speaks may stop."""
         self.gone.set()
         self.result.cancel()
 
@@ -118,14 +118,14 @@ class Engine:
         return job
 
     def waiting(self) -> int:
-        """Jobs that have not begun and that somebody waits for."""
+        """Return the jobs that have not begun and that somebody waits for."""
         with self.changed:
             if any(job.result.cancelled() for job in self.jobs):
                 self.jobs = deque(job for job in self.jobs if not job.result.cancelled())
             return len(self.jobs)
 
     def run(self) -> None:
-        """What the thread does until the engine stops."""
+        """Run what the thread does until the engine stops."""
         try:
             while jobs := self.next():
                 jobs = [job for job in jobs if job.result.set_running_or_notify_cancel()]
@@ -143,7 +143,7 @@ class Engine:
                 self.failure = error
 
     def next(self) -> list[Job]:
-        """The job that waits longest; waits for one; none when the engine stops. An answer has others with it."""
+        """Take the job that waits longest, or wait for one; none when the engine stops. Answers go together."""
         with self.changed:
             self.changed.wait_for(lambda: self.jobs or self.stopping)
             jobs, left, behind = list[Job](), deque[Job](), set[str]()
@@ -201,7 +201,7 @@ class Engine:
                 LOG.error("behind answers that were given: %s", error)
 
     def home(self, tenant: str, stack: ExitStack) -> Home:
-        """A tenant's home, until the stack ends."""
+        """Return a tenant's home, until the stack ends."""
         try:
             return stack.enter_context(self.tenants.using(tenant))
         except DriftError as error:

@@ -21,7 +21,7 @@ MOST_LISTED = 1000
 def read(
     home: Home, documents: list[Document], reader: Callable[[Home, Document], Entry] = Home.read
 ) -> list[dict[str, Any]]:
-    """Documents are scored, learned and stored; each is on disk before the next one begins."""
+    """Score, learn and store documents; each is on disk before the next one begins."""
     entries: list[dict[str, Any]] = []
     about = {"learned": home.settings.learning.learn != "none", "stored": list(home.settings.sources)}
     for document in documents:
@@ -33,7 +33,7 @@ def read(
 
 
 def listed(home: Home, after: int, limit: int, order: Literal["asc", "desc"]) -> dict[str, Any]:
-    """What is behind the present state, in its order or the newest first, without texts."""
+    """Return what is behind the present state, in its order or the newest first, without texts."""
     left = [seq for seq in home.history if seq > after]
     if order == "desc":
         left = [seq for seq in reversed(home.history) if not after or seq < after]
@@ -42,7 +42,7 @@ def listed(home: Home, after: int, limit: int, order: Literal["asc", "desc"]) ->
 
 
 def found(home: Home, id: str) -> dict[str, Any]:
-    """The newest version of a document, with its text."""
+    """Return the newest version of a document, with its text."""
     entry = home.newest(id)
     if entry is None:
         raise Missing(f"no document {id!r} is behind the present state; GET /v1/memory lists those that are.")
@@ -77,7 +77,7 @@ def expired(home: Home, before: str, purge: bool, cost: bool) -> dict[str, Any]:
 
 
 def snapshots(home: Home) -> dict[str, Any]:
-    """All, the oldest first."""
+    """Return all snapshots, the oldest first."""
     there = home.journal.hashes().keys()
     rows = [described(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in home.snapshots.ls()]
     return {"object": "list", "data": rows}
@@ -92,7 +92,7 @@ def removed(home: Home, name: str) -> dict[str, Any]:
 
 def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> dict[str, Any]:
     """Go to a state, or only say what that would take, and what would leave the state."""
-    target = home.point(snapshot=snapshot, before_document=before, as_of_time=as_of)
+    target = home.point(snapshot=snapshot, before=before, as_of=as_of)
     price, left, kept = home.replay.cost(target), len(home.left_by(target)), home.kept_by()
     if not cost:
         home.restore(target)
@@ -101,7 +101,7 @@ def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> 
 
 
 def memory_routes(served: Served) -> Any:
-    """Their router."""
+    """Return the router of the memory."""
     from fastapi import APIRouter, Query, Request
     from fastapi.responses import JSONResponse, Response
 
@@ -110,11 +110,11 @@ def memory_routes(served: Served) -> Any:
     router = APIRouter(prefix="/v1")
 
     def left(asked: ForgetRequest | ExpireRequest | RestoreRequest) -> Callable[[str], None]:
-        """Who only asks for the cost changes nothing."""
+        """Return what notes a change; who only asks for the cost changes nothing."""
         return (lambda tenant: None) if asked.cost else served.progress.left
 
     async def noted(request: Request, work: Callable[[Home], Any], note: Callable[[str], None]) -> Response:
-        """What work gives; who follows the tenant is told before it is answered."""
+        """Return what work gives; who follows the tenant is told before it is answered."""
 
         def done(home: Home) -> Any:
             try:

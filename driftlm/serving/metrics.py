@@ -54,7 +54,7 @@ class Metrics:
             cells[-1] += seconds
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """All of it, with some values of this moment."""
+        """Return all metrics, with some values of this moment."""
         lines = list[str]()
         with self.lock:
             for name, counts in sorted(self.counters.items()):
@@ -73,12 +73,12 @@ class Metrics:
 
 
 def head(name: str, kind: str) -> list[str]:
-    """The lines before a metric's samples."""
+    """Return the lines before a metric's samples."""
     return [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"]
 
 
 def sample(name: str, labels: Labels, value: float) -> str:
-    r"""One line.
+    r"""Return one line.
 
     Example:
         >>> sample("requests", (("route", 'a"b'),), 2)

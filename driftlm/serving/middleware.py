@@ -43,7 +43,7 @@ class Limits:
 
 
 def failure(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The body of an answer that refuses, as the OpenAI API has it."""
+    """Return the body of an answer that refuses, as the OpenAI API has it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -91,7 +91,7 @@ class Middleware:
             self.metrics.observe("driftlm_request_seconds", time.perf_counter() - began, route=route)
 
     def tenant(self, scope: Any) -> str:
-        """Who asks."""
+        """Return the tenant who asks."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if self.tokens is None:
             host = headers.get(b"host", "")
@@ -111,7 +111,7 @@ class Middleware:
         return found or ""
 
     async def body(self, scope: Any, receive: Receive) -> bytes:
-        """All of it, or a refusal as soon as it is too long."""
+        """Return all of a body, or refuse it as soon as it is too long."""
         most = self.limits.max_body
         too_long = Refused(413, f"the body is longer than {most:,} bytes; send less at once.", "request_too_large")
         sizes = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
@@ -134,13 +134,13 @@ class Middleware:
 
 
 def method_of(scope: Any) -> str:
-    """One of few, so that nobody can make up labels."""
+    """Return one of few methods, so that nobody can make up labels."""
     method = str(scope["method"])
     return method if method in {"GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS", "PATCH"} else "other"
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A body that was received already, then whatever comes."""
+    """Return a body that was received already, then whatever comes."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

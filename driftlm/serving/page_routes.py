@@ -28,7 +28,7 @@ HEADERS = {
 
 @cache
 def drawing() -> str:
-    """A script that leaves Vega and the report's colours to the page, or the sentence that says why it cannot."""
+    """Return a script that leaves Vega and the report's colours to the page, or a sentence why it cannot."""
     try:
         charts = drawing_module()
     except DriftError as error:
@@ -42,14 +42,14 @@ def drawing() -> str:
 
 
 def page_routes() -> Any:
-    """Their router."""
+    """Return the router of the page."""
     from fastapi import APIRouter, Request
     from fastapi.responses import Response
 
     router = APIRouter(include_in_schema=False)
 
     def sent(request: Request, text: str, kind: str) -> Response:
-        """A file, or the word that the browser has it."""
+        """Return a file, or the word that the browser has it."""
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         headers = HEADERS | {"etag": tag}
         if request.headers.get("if-none-match") == tag:

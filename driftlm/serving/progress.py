@@ -39,7 +39,7 @@ class DocumentProgress:
     latest: Totals = field(default_factory=Totals)
 
     def add(self, totals: Totals) -> None:
-        """One more window.
+        """Add one more window.
 
         Example:
             >>> reading = DocumentProgress("a", 4000)
@@ -55,14 +55,16 @@ class DocumentProgress:
             self.points, self.every = self.points[1::2], 2 * self.every
 
     def facts(self) -> dict[str, Any]:
-        """As JSON has it; bits per byte are of the document so far, None where there is no finite number."""
+        """Return the reading as JSON has it; bits per byte are of the document so far, None where there is no finite
+        number.
+        """
         last = [] if self.points[-1:] == [self.latest] else [self.latest]
         described = {"id": self.id, "state": self.state, "seq": self.seq, "of": self.tokens}
         return described | point_of(self.latest) | {"points": [point_of(one) for one in self.points + last]}
 
 
 def point_of(totals: Totals) -> dict[str, Any]:
-    """Running totals as a point of the lines."""
+    """Return running totals as a point of the lines."""
     bits = {"bits_per_byte": totals.nats, "static_bits_per_byte": totals.static_nats}
     rates = {name: None if nats is None else bits_per_byte(nats, totals.bytes) for name, nats in bits.items()}
     finite = {name: rate if rate is not None and math.isfinite(rate) else None for name, rate in rates.items()}
@@ -90,20 +92,20 @@ class Progress:
         self.tenants: OrderedDict[str, TenantProgress] = OrderedDict()
 
     def of(self, tenant: str) -> dict[str, Any]:
-        """What there is to say to a tenant, of nobody else."""
+        """Return what there is to say to a tenant, of nobody else."""
         with self.lock:
             held = self.tenants.get(tenant, TenantProgress())
             return {"changes": held.changes, "document": None if held.reading is None else held.reading.facts()}
 
     def read(self, tenant: str, home: Home, document: Document) -> Entry:
-        """`Home.read`, window by window in public; what was read before is not begun."""
+        """Run `Home.read`, window by window in public; what was read before is not begun."""
         reading: DocumentProgress | None = None
 
         def watch(step: Step) -> None:
             nonlocal reading
             if reading is None:
                 reading = DocumentProgress(document.id, len(home.memory.encode(document.text)[0]) - 1)
-                self.follow(tenant, reading)
+                self.begin(tenant, reading)
             with self.lock:
                 reading.add(step.totals)
 
@@ -117,8 +119,8 @@ class Progress:
             self.end(tenant, reading, "read", entry.seq)
         return entry
 
-    def follow(self, tenant: str, reading: DocumentProgress) -> None:
-        """A reading begins."""
+    def begin(self, tenant: str, reading: DocumentProgress) -> None:
+        """Begin to publish a reading."""
         with self.lock:
             self.tenants.setdefault(tenant, TenantProgress()).reading = reading
             self.tenants.move_to_end(tenant)
@@ -126,18 +128,18 @@ class Progress:
                 self.tenants.popitem(last=False)
 
     def end(self, tenant: str, reading: DocumentProgress, state: Literal["read", "failed"], seq: int | None) -> None:
-        """Nothing more comes of a reading."""
+        """End a reading, of which nothing more comes."""
         with self.lock:
             reading.state, reading.seq = state, seq
             self.tenants[tenant].changes += 1
 
     def changed(self, tenant: str) -> None:
-        """What can be listed of the home has changed."""
+        """Say that what can be listed of the home has changed."""
         with self.lock:
             self.tenants.setdefault(tenant, TenantProgress()).changes += 1
 
     def left(self, tenant: str) -> None:
-        """The home is in another state: nothing stays of the latest reading, whose document may be forgotten."""
+        """Keep nothing of the latest reading, whose document may be forgotten: the home is in another state."""
         self.changed(tenant)
         with self.lock:
             self.tenants[tenant].reading = None

@@ -35,7 +35,7 @@ class Form:
 
 
 def completion_choice(text: str, tokens: Sequence[Token] | None) -> dict[str, Any]:
-    """Of a completion; log-probabilities in nats, offsets in characters of the completion."""
+    """Return the choice of a completion; log-probabilities in nats, offsets in characters of the completion."""
     held = None
     if tokens is not None:
         held = {
@@ -49,7 +49,7 @@ def completion_choice(text: str, tokens: Sequence[Token] | None) -> dict[str, An
 
 
 def chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
-    """Of a chat, in nats."""
+    """Return the log-probabilities of a chat, in nats."""
 
     def one(text: str, logprob: float | None) -> dict[str, Any]:
         whole = None if "�" in text else list(text.encode())
@@ -65,13 +65,13 @@ def chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
 
 
 def chat_choice(text: str, tokens: Sequence[Token] | None) -> dict[str, Any]:
-    """Of a chat."""
+    """Return the choice of a chat."""
     message = {"role": "assistant", "content": text, "refusal": None}
     return {"message": message, "logprobs": chat_logprobs(tokens)}
 
 
 def chat_delta(text: str, tokens: Sequence[Token] | None) -> dict[str, Any]:
-    """Of a piece of a chat."""
+    """Return a piece of a chat."""
     return {"delta": {"content": text} if text else {}, "logprobs": chat_logprobs(tokens)}
 
 
@@ -100,11 +100,11 @@ class Reply:
         self.head = {"id": form.prefix + secrets.token_hex(12), "created": int(time.time()), "model": model}
 
     def tokens(self, tokens: Sequence[Token]) -> Sequence[Token] | None:
-        """Where they were asked for."""
+        """Return the tokens where they were asked for."""
         return tokens if self.logprobs else None
 
     def whole(self, completion: Completion) -> dict[str, Any]:
-        """All at once; beside what the OpenAI API has, the documents that the answer rests on."""
+        """Return the whole answer at once; beside what the OpenAI API has, the documents that it rests on."""
         choice = self.form.choice(completion.text, self.tokens(completion.tokens))
         return self.head | {
             "object": self.form.whole,
@@ -114,11 +114,11 @@ class Reply:
         }
 
     def event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        """A piece of a stream."""
+        """Return a piece of a stream."""
         return event(self.head | {"object": self.form.part, "choices": choices} | more)
 
     async def events(self, spoken: Spoken, first: Piece | None, usage: bool) -> AsyncIterator[str]:
-        """The answer as it is made, from its first piece on; the job is left where nobody listens any more."""
+        """Yield the answer as it is made, from its first piece on; the job is left where nobody listens any more."""
         more = {"usage": None} if usage else {}
         choice = {"index": 0, "finish_reason": None}
         try:
@@ -144,11 +144,11 @@ class Reply:
 
 
 def event(value: dict[str, Any]) -> str:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return f"data: {json.dumps(value, allow_nan=False)}\n\n"
 
 
 def usage_of(completion: Completion) -> dict[str, int]:
-    """Tokens of the prompt, with what the memory put there, and of the completion."""
+    """Return the tokens of the prompt, with what the memory put there, and of the completion."""
     prompt, written = completion.prompt_tokens, completion.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}

@@ -53,27 +53,27 @@ class Served:
 
     @property
     def language_model(self) -> LanguageModel:
-        """The frozen one, of all tenants."""
+        """Return the frozen language model, of all tenants."""
         return self.engine.tenants.language_model
 
     @property
     def metrics(self) -> Metrics:
-        """That are counted."""
+        """Return the metrics that are counted."""
         return self.engine.metrics
 
     @property
     def name(self) -> str:
-        """Of the model, without the folders it lies in."""
+        """Return the name of the model, without the folders it lies in."""
         return Path(self.language_model.name).name
 
     def submit(
         self, request: Any, work: Callable[[Home], Any], gone: threading.Event | None = None, asks: bool = False
     ) -> Job:
-        """A job on the home of whom the request's token belongs to."""
+        """Return a job on the home of whom the request's token belongs to."""
         return self.engine.submit(request.state.tenant, said_without_folders(work), gone, asks)
 
     async def done(self, request: Any, work: Callable[[Home], Any]) -> Any:
-        """What work on the home gives; left where the client goes away first."""
+        """Return what work on the home gives; left where the client goes away first."""
         job = self.submit(request, work)
         return await unless_gone(request, job, asyncio.wrap_future(job.result))
 
@@ -92,7 +92,7 @@ def said_without_folders(work: Callable[[Home], Any]) -> Callable[[Home], Any]:
 
 
 async def unless_gone(request: Any, job: Job, awaited: Awaitable[Result]) -> Result:
-    """What is awaited of a job, which is left where the client goes away before that.
+    """Return what is awaited of a job, which is left where the client goes away before that.
 
     Raises:
         Gone: in that case.

@@ -31,7 +31,7 @@ def refuse(kind: str, message: str) -> None:
 
 
 def understood(time: str) -> str:
-    """A time that can be read, as it was given."""
+    """Return a time that can be read, as it was given."""
     if timestamp_of(time) is None:
         refuse("time", f"{time!r} cannot be read as one; give {UNDERSTOOD}, or leave it out.")
     return time
@@ -62,7 +62,7 @@ class Generation(Schema):
 
     @model_validator(mode="after")
     def refuse_what_is_not_served(self) -> "Generation":
-        """More than one choice, and what would change the model's probabilities."""
+        """Refuse more than one choice, and what would change the model's probabilities."""
         if self.n not in (None, 1):
             refuse("n", "one choice is made for a request; send it once for every choice, with seeds of their own.")
         if self.presence_penalty or self.frequency_penalty or self.logit_bias:
@@ -73,7 +73,7 @@ class Generation(Schema):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """All stop strings."""
+        """Return all stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
@@ -94,7 +94,7 @@ class CompletionRequest(Generation):
 
     @model_validator(mode="after")
     def refuse_other_prompts(self) -> "CompletionRequest":
-        """More than one prompt, and what completions of others can."""
+        """Refuse more than one prompt, and what completions of others can."""
         if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) and len(self.prompt) > 1:
             refuse("prompt", "one prompt is completed by a request; send one for every prompt.")
         if self.suffix or self.best_of not in (None, 1):
@@ -105,7 +105,7 @@ class CompletionRequest(Generation):
 
     @property
     def one(self) -> str | list[int]:
-        """The prompt, as text or tokens."""
+        """Return the prompt, as text or tokens."""
         return self.prompt[0] if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else self.prompt
 
 
@@ -125,7 +125,7 @@ class Message(Schema):
 
     @property
     def text(self) -> str:
-        """All of its parts."""
+        """Return the text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -145,7 +145,7 @@ class ChatRequest(Generation):
 
     @model_validator(mode="after")
     def refuse_tools(self) -> "ChatRequest":
-        """Tools and forms of an answer, and what contradicts itself."""
+        """Refuse tools and forms of an answer, and what contradicts itself."""
         if self.tools:
             refuse("tools", "the model calls none; leave them out.")
         if self.response_format not in (None, {"type": "text"}):
@@ -173,7 +173,7 @@ class ReadRequest(Schema):
 
     @model_validator(mode="after")
     def refuse_both(self) -> "ReadRequest":
-        """Exactly one of the two."""
+        """Refuse all but exactly one of the two."""
         if (self.text is None) == (self.documents is None):
             refuse("text, documents", "a text or documents can be read; give one of the two.")
         return self
@@ -188,7 +188,7 @@ class ForgetRequest(Schema):
 
     @model_validator(mode="after")
     def refuse_none(self) -> "ForgetRequest":
-        """Nothing to do."""
+        """Refuse a request with nothing to do."""
         if not self.ids and not self.purge:
             refuse("ids", "no document was named; give some, or purge to forget earlier ones in snapshots as well.")
         return self
@@ -218,7 +218,7 @@ class RestoreRequest(Schema):
 
     @model_validator(mode="after")
     def refuse_others(self) -> "RestoreRequest":
-        """Exactly one of the three."""
+        """Refuse all but exactly one of the three."""
         if sum(one is not None for one in (self.snapshot, self.before, self.as_of)) != 1:
             refuse("snapshot, before, as_of", "these are three ways to name a state; give one of them.")
         return self

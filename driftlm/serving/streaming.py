@@ -42,12 +42,14 @@ class Spoken:
         self.job.result.add_done_callback(ended)
 
     async def completion(self) -> Completion:
-        """All of it."""
+        """Return the whole completion."""
         whole: Completion = await unless_gone(self.request, self.job, asyncio.wrap_future(self.job.result))
         return whole
 
     async def first(self) -> Piece | None:
-        """The first piece; what goes wrong before it is raised here, where it can still have a status of its own."""
+        """Return the first piece; what goes wrong before it is raised here, where it can still have a status of its
+        own.
+        """
         piece = await unless_gone(self.request, self.job, self.pieces.get())
         if piece is None:
             self.job.result.result()

@@ -22,7 +22,7 @@ def write_sealed(path: Path, facts: dict[str, Any]) -> str:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote, its hash included.
+    """Return what `write_sealed` wrote, its hash included.
 
     Raises:
         DriftError: when it is not that, byte by byte, or of another version.
@@ -53,12 +53,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def seal_of(facts: dict[str, Any]) -> str:
-    """SHA-256 of JSON facts, whatever their order."""
+    """Return the SHA-256 of JSON facts, whatever their order."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def ranges(history: Iterable[int]) -> list[list[int]]:
-    """Rising numbers as first and last of each run.
+    """Return rising numbers as first and last of each run.
 
     Example:
         >>> ranges([1, 2, 3, 7])
@@ -74,5 +74,5 @@ def ranges(history: Iterable[int]) -> list[list[int]]:
 
 
 def unranged(runs: Sequence[Sequence[int]]) -> list[int]:
-    """The numbers that `ranges` was given."""
+    """Return the numbers that `ranges` was given."""
     return [seq for first, last in runs for seq in range(first, last + 1)]

@@ -16,7 +16,7 @@ LOCK_SECONDS = 10.0  # that a process waits for another one's transaction
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection that loses no commit to a power failure, and overwrites what is deleted (see `wipe`)."""
+    """Return a connection that loses no commit to a power failure, and overwrites what is deleted (see `wipe`)."""
     with sentences(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         # Whoever shares a connection between threads lets only one of them at it at a time.
@@ -28,7 +28,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(database: sqlite3.Connection, place: Path, kind: str = "DEFERRED") -> Iterator[None]:
-    """All of it or nothing; IMMEDIATE to write."""
+    """Do all of it or nothing; IMMEDIATE to write."""
     with sentences(place):
         database.execute(f"BEGIN {kind}")
         try:
@@ -55,7 +55,7 @@ def wipe(database: sqlite3.Connection, place: Path) -> None:
 
 @contextmanager
 def sentences(place: Path) -> Iterator[None]:
-    """What goes wrong with the files, said as `DriftError`."""
+    """Say what goes wrong with the files as `DriftError`."""
     try:
         yield
     except (sqlite3.DatabaseError, SafetensorError, OSError) as error:
@@ -70,5 +70,5 @@ def sentences(place: Path) -> Iterator[None]:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether sqlite found its file torn."""
+    """Tell whether sqlite found its file torn."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -22,7 +22,7 @@ def library_documentation(folder: Path) -> Path:
 
 
 def invented(folder: Path, seed: int) -> tuple[Path, tuple[Question, ...]]:
-    """Ten documents of the world of facts in a file of JSON lines, and their questions."""
+    """Return ten documents of the world of facts in a file of JSON lines, and their questions."""
     stream = facts(10, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "invented.jsonl"

@@ -98,7 +98,9 @@ def _opened(source: str, stdin: str, piece: int | None) -> Iterator[Iterator[Doc
 
 
 def files_below(folder: str) -> list[str]:
-    """Paths of the text and JSONL files below a folder, in the order of the relative paths; runs are left out."""
+    """Return the paths of the text and JSONL files below a folder, in the order of the relative paths; runs are left
+    out.
+    """
 
     def refuse(error: OSError) -> None:
         raise DriftError(f"{shown(error.filename)}: {error.strerror}; make the folder readable") from error
@@ -169,7 +171,7 @@ def _read_rows(source: str, rows: Iterator[Mapping[str, Any]], piece: int | None
 
 
 def from_record(record: Mapping[str, Any], default_id: str, where: str, piece: int | None) -> Iterator[Document]:
-    """The document that an object holds, or its pieces; `where` it stands is said in refusals."""
+    """Yield the document that an object holds, or its pieces; `where` it stands is said in refusals."""
     if "text" not in record:
         fields = json.dumps(list(record))[:80]
         raise DriftError(f"{where}: no field `text` among {fields}; put the document's text into one of that name")
@@ -185,7 +187,9 @@ def from_record(record: Mapping[str, Any], default_id: str, where: str, piece: i
 def _documents(
     document_id: str, parts: Iterator[str], time: str | None, where: str, piece: int | None
 ) -> Iterator[Document]:
-    """The document whose text is all `parts`: whole when there is one part, else in pieces where they are allowed."""
+    """Yield the document whose text is all `parts`: whole when there is one part, else in pieces where they are
+    allowed.
+    """
     first, second = next(parts, None), next(parts, None)
     if first is None:
         raise DriftError(f"{where}: the text is empty; give the document some text, or leave it out")
@@ -240,10 +244,10 @@ def _too_large(where: str) -> DriftError:
 
 
 def printable(path: str) -> str:
-    """A path as text that can be written as UTF-8, also where the file system holds other bytes."""
+    """Return a path as text that can be written as UTF-8, also where the file system holds other bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def shown(name: str) -> str:
-    """A name fit for one line of a message."""
+    """Return a name fit for one line of a message."""
     return "standard input" if name == STDIN else name if name.isprintable() else repr(name)

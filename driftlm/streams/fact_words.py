@@ -28,7 +28,7 @@ class Kind:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Comma-separated values."""
+    """Return comma-separated values."""
     return tuple(word.strip() for word in text.split(","))
 
 

@@ -41,7 +41,7 @@ class Subject:
 
 
 def split_of(name: str) -> Split:
-    """Where a name belongs: 80 % training, 10 % validation, 10 % test, by its hash.
+    """Return where a name belongs: 80 % training, 10 % validation, 10 % test, by its hash.
 
     Example:
         >>> split_of("Ada Lowell") in ("train", "validation", "test")
@@ -68,7 +68,7 @@ class World:
         self.split, self.random, self.middle = split, generator, 0
 
     def subject(self, like: Subject | None = None) -> Subject:
-        """Somebody of this split, by chance known already; of the kind of `like` and with a word of its name."""
+        """Return somebody of this split, by chance known already; of the kind of `like` and with a word of its name."""
         kind = like.kind if like else self.random.choice(sorted(KINDS))
         words = KINDS[kind]
         while True:
@@ -83,13 +83,13 @@ class World:
                 return Subject(kind, name, values, (first, second))
 
     def changed(self, subject: Subject) -> tuple[Subject, str]:
-        """The same subject later, and the attribute that has another value now."""
+        """Return the same subject later, and the attribute that has another value now."""
         attribute = self.random.choice(KINDS[subject.kind].attributes)
         others = [value for value in attribute.values if value != subject.values[attribute.name]]
         return replace(subject, values=subject.values | {attribute.name: self.random.choice(others)}), attribute.name
 
     def told(self, subject: Subject, news: str = "") -> str:
-        """A document: one sentence an attribute, in any order; the name first, then often a pronoun.
+        """Return a document: one sentence an attribute, in any order; the name first, then often a pronoun.
 
         Args:
             subject: whom it is about.
@@ -108,22 +108,22 @@ class World:
         return " ".join(sentences)
 
     def pronoun(self, subject: Subject, words: Kind) -> str:
-        """What stands for the name later in a document; always the same for one name."""
+        """Return what stands for the name later in a document; always the same for one name."""
         return words.pronouns[sum(map(ord, subject.name)) % len(words.pronouns)]
 
     def asked(self, subject: Subject, attribute: str, document: str = "") -> Question:
-        """A question for one attribute, in one of several wordings."""
+        """Return a question for one attribute, in one of several wordings."""
         form = self.random.choice(next(a.questions for a in KINDS[subject.kind].attributes if a.name == attribute))
         return Question(
             form.format(who=subject.name), (subject.values[attribute],), document, kind=f"{subject.kind} {attribute}"
         )
 
     def any_attribute(self, subject: Subject) -> str:
-        """One of the subject's attributes."""
+        """Return one of the subject's attributes."""
         return self.random.choice(sorted(subject.values))
 
     def distraction(self) -> str:
-        """A document that answers nothing."""
+        """Return a document that answers nothing."""
         return self.random.choice(DISTRACTIONS["forms"]).format(
             **{slot: self.random.choice(words) for slot, words in DISTRACTIONS.items() if slot != "forms"}
         )
@@ -132,7 +132,7 @@ class World:
 def facts(
     documents: int = 1665, *, seed: int = 0, split: Split = "test", changed: float = 0.1, distractors: float = 0.05
 ) -> QuestionStream:
-    """A stream of documents about different subjects, in the order of their dates, and one question a subject.
+    """Return a stream of documents about different subjects, in the order of their dates, and one question a subject.
 
     Args:
         documents: how many, the later ones about changes and the distracting ones included.

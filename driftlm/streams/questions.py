@@ -162,7 +162,7 @@ class _Found:
     ids: Counter[str] = field(default_factory=Counter)  # of questions
 
     def add_text(self, text: str, wanted_id: str, other_id: str, time: str | None, where: str) -> str:
-        """Id of the document of this text, which is added if it is new."""
+        """Return the id of the document of this text, which is added if it is new."""
         if text not in self.by_text:
             # One article may have several passages under its id: the first has it, the others their place.
             document_id = wanted_id if wanted_id and wanted_id not in self.documents else other_id
@@ -248,7 +248,7 @@ def _read_csv(path: str, found: _Found) -> None:
 
 
 def _columns(path: str, header: list[str], archival: bool) -> dict[str, str]:
-    """Which column of the file stands for which part of a question."""
+    """Return which column of the file stands for which part of a question."""
     layout, accepted = ("ArchivalQA", ARCHIVALQA) if archival else ("StreamingQA", STREAMINGQA)
     columns = {part: next((name for name in names if name in header), "") for part, names in accepted.items()}
     for part in ("question", "answers", "text"):
@@ -326,7 +326,7 @@ def _limited(stream: QuestionStream, limit: int | None, seed: int | None) -> Que
 
 
 def _golds(answers: Iterable[str]) -> tuple[str, ...]:
-    """Answers without the white space around them, each once, in order."""
+    """Return the answers without the white space around them, each once, in order."""
     return tuple(dict.fromkeys(stripped for answer in answers if (stripped := answer.strip())))
 
 
@@ -335,13 +335,13 @@ def _kind(row: Mapping[str, Any]) -> str:
 
 
 def _repeated(ids: Iterable[str]) -> str | None:
-    """The first id that is there more than once."""
+    """Return the first id that is there more than once."""
     return next((one for one, times in Counter(ids).items() if times > 1), None)
 
 
 @contextmanager
 def _readable_whole(path: str) -> Iterator[None]:
-    """What goes wrong with a file that is parsed at once, said as `DriftError`."""
+    """Say what goes wrong with a file that is parsed at once as `DriftError`."""
     try:
         with readable(path):
             yield

@@ -24,7 +24,7 @@ BYTE_ORDER_MARKS = {
 def read_records(
     stream: io.BufferedIOBase, name: str, longest: int, instead: str = ""
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    r"""Numbers, from 1, and objects of lines of JSON; the last line may be blank.
+    r"""Yield numbers, from 1, and objects of lines of JSON; the last line may be blank.
 
     Args:
         stream: the lines, in UTF-8.
@@ -57,7 +57,7 @@ def read_records(
 
 
 def parsed(line: bytes, where: str) -> Mapping[str, Any]:
-    """The object in a line."""
+    """Return the object in a line."""
     try:
         record = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -78,7 +78,8 @@ def parsed(line: bytes, where: str) -> Mapping[str, Any]:
 
 
 def label(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
-    """The first of these short fields that is filled in, as a string; null and the empty string are as good as absent.
+    """Return the first of these short fields that is filled in, as a string; null and the empty string are as good as
+    absent.
 
     >>> label({"id": None, "date": 1854}, ("id", "date"), "line 1")
     '1854'
@@ -96,7 +97,7 @@ def label(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
 
 
 def string(value: object, field: str, where: str) -> str:
-    """The value, which has to be a string that can be written as UTF-8."""
+    """Return the value, which has to be a string that can be written as UTF-8."""
     if not isinstance(value, str):
         raise DriftError(f"{where}: `{field}` is {kind(value)} and must be a string; correct or delete it")
     try:
@@ -110,13 +111,13 @@ def string(value: object, field: str, where: str) -> str:
 
 
 def kind(value: object) -> str:
-    """What it is, for a message."""
+    """Return what it is, for a message."""
     return "null" if value is None else type(value).__name__
 
 
 @contextmanager
 def readable(where: str) -> Iterator[None]:
-    """What goes wrong with a file that is read, said as `DriftError`."""
+    """Say what goes wrong with a file that is read as `DriftError`."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:

@@ -8,7 +8,7 @@ UNDERSTOOD = "a date such as 2024-05-01, a year, or seconds since 1970"
 
 
 def timestamp_of(time: str | None) -> float | None:
-    """Seconds since 1970 of a time as a source writes it, or None where it cannot be read.
+    """Return the seconds since 1970 of a time as a source writes it, or None where it cannot be read.
 
     Understood: ISO 8601 dates and times (UTC where no zone is given; `20240501` is a date), years, years with a month,
     and other plain numbers, which are seconds already.

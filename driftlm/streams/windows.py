@@ -12,10 +12,10 @@ class Windows:
     """How a document is cut; counts are tokens.
 
     Attributes:
-        window: `overlapping` feeds up to `context` tokens again and again; `cached` (Transformer-XL style) feeds
-            only the tokens that predict new ones and attends to the keys and values of the `context - stride` before.
-        context: tokens a new token may depend on, the window's own included (C).
-        stride: new tokens of one window (S <= C).
+        window: Feed up to `context` tokens again and again (`overlapping`), or only the tokens that predict new ones,
+            which attend to the keys and values of the `context - stride` before (`cached`, Transformer-XL style).
+        context: Let a new token depend on so many tokens, the window's own included (C).
+        stride: Score so many new tokens in one window (S <= C).
     """
 
     window: Literal["overlapping", "cached"] = "overlapping"
@@ -68,7 +68,7 @@ class Window:
 
     @property
     def new(self) -> int:
-        """Number of new tokens."""
+        """Return the number of new tokens."""
         return len(self.targets)
 
 

@@ -1,4 +1,4 @@
-"""Learning from every window against every 2nd, 4th, 8th and 16th: what is kept of the gain, at which cost?
+"""Learn from every window against every 2nd, 4th, 8th and 16th, and say what is kept of the gain, at which cost.
 
 Rule: for every text, the gain of learning from every fourth window alone (skip) less half of the gain of learning from
 every one. The mean over texts lies with its whole 95 % interval above 0 (supported) or below it (not supported).
@@ -21,7 +21,7 @@ TEXTS = (OTHER_BOOKS[0], DRIFT[0], SHIFT[0], DRIFT[2], OTHER_BOOKS[2])
 
 
 def learnings() -> Iterator[tuple[str, Learning]]:
-    """Settings by name."""
+    """Yield the settings by name."""
     yield ALWAYS, Learning()
     for cadence in CADENCES:
         for every in EVERY:
@@ -29,7 +29,7 @@ def learnings() -> Iterator[tuple[str, Learning]]:
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every cadence on a few texts of different kinds."""
+    """Return every cadence on a few texts of different kinds."""
     return [
         Cell(name, (text,), scale.tokens, CACHED, learning)
         for text in first(TEXTS, scale.texts)
@@ -38,7 +38,7 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on every fourth window; of every cadence, what it keeps of the gain and of the FLOPs."""
+    """Return the verdict on every fourth window; of every cadence, what it keeps of the gain and of the FLOPs."""
     always, fourth = measured(rows, ALWAYS, "gain"), measured(rows, DECIDING, "gain")
     above = over_texts({text: fourth[text] - KEPT * gain for text, gain in always.items() if text in fourth})
     whole, cost = mean_of(rows, ALWAYS, "gain"), mean_of(rows, ALWAYS, "flops_per_token")
@@ -63,7 +63,7 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by cadence, and against FLOPs."""
+    """Return the gain by cadence, and against FLOPs."""
     from driftlm.studies.drawing import fronts, lines
 
     steps, costs = [], []

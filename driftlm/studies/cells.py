@@ -67,7 +67,7 @@ class Cell:
         self.turns()
 
     def turns(self) -> tuple[str, int]:
-        """`order` as a word and a number, which is 0 where the word takes none."""
+        """Return `order` as a word and a number, which is 0 where the word takes none."""
         word, colon, number = self.order.partition(":")
         if word in ("given", "shuffled") and not colon:
             return word, 0
@@ -77,11 +77,11 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """The texts' names without folder and suffix."""
+        """Return the texts' names without folder and suffix."""
         return "+".join(PurePosixPath(one).stem for one in self.texts)
 
     def key(self, data: Path, fingerprint: str) -> str:
-        """SHA-256 of all that the row depends on: this, the model, and the bytes of the texts.
+        """Return the SHA-256 of all that the row depends on: this, the model, and the bytes of the texts.
 
         Args:
             data: the folder that the texts are in.
@@ -95,7 +95,7 @@ class Cell:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

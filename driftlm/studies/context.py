@@ -26,7 +26,7 @@ KINDS = {"under shift": SHIFTED, "books": BOOKS}
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Static contexts, overlapping by three quarters, and cached contexts that learn."""
+    """Return static contexts, overlapping by three quarters, and cached contexts that learn."""
     cells = []
     for text in (text for texts in KINDS.values() for text in first(texts, scale.texts)):
         for length in CONTEXTS[STATIC]:
@@ -38,13 +38,13 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def of_kind(each: Each, kind: str) -> Each:
-    """The texts of a kind."""
+    """Return the texts of a kind."""
     names = {text.rsplit("/", 1)[-1].rsplit(".", 1)[0] for text in KINDS[kind]}
     return {text: value for text, value in each.items() if text in names}
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict under shift; books are figures."""
+    """Return the verdict under shift; books are figures."""
     each = relative(measured(rows, LONG), measured(rows, SHORT))
     shifted, books = of_kind(each, "under shift"), of_kind(each, "books")
     change = over_texts(shifted)
@@ -73,7 +73,7 @@ def table(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """By kind of text: change against the long static context over context, and against FLOPs."""
+    """Draw, by kind of text, the change against the long static context over context, and against FLOPs."""
     from driftlm.studies.drawing import fronts, lines
 
     found = []

@@ -20,7 +20,8 @@ Axis = Literal["x", "y"]
 
 
 def dots(points: Sequence[Point], title: str, *, at: float | None = 0.0) -> Specification:
-    """One line a label: the value as a dot, its interval as a bar; groups that share a label lie below each other.
+    """Return one line a label: the value as a dot, its interval as a bar; groups that share a label lie below each
+    other.
 
     Args:
         points: of keys label, group, value, low, high.
@@ -49,7 +50,7 @@ def lines(
     linear: float = math.inf,
     height: int = 260,
 ) -> Specification:
-    """A line a group through its values over `x`, with their intervals as bars.
+    """Return a line a group through its values over `x`, with their intervals as bars.
 
     Args:
         points: of keys x, group, value, low, high.
@@ -76,7 +77,7 @@ def lines(
 
 
 def decades(start: float) -> list[float]:
-    """Ticks of 1, 2 and 5 from a power of ten on, over six decades.
+    """Return the ticks of 1, 2 and 5 from a power of ten on, over six decades.
 
     Example:
         >>> decades(0.1)[:5]
@@ -86,7 +87,8 @@ def decades(start: float) -> list[float]:
 
 
 def fronts(points: Sequence[Point], across: str, title: str, *, height: int = 340) -> Specification:
-    """What is reached at which cost: a dot a point, on a logarithmic axis of cost, and each group's Pareto front.
+    """Return what is reached at which cost: a dot a point, on a logarithmic axis of cost, and each group's Pareto
+    front.
 
     Args:
         points: of keys x (the cost), group, value (lower is better), low, high, label.
@@ -119,7 +121,8 @@ def fronts(points: Sequence[Point], across: str, title: str, *, height: int = 34
 
 
 def legible(named: Sequence[Point], points: Sequence[Point], height: int) -> dict[int, list[Point]]:
-    """Points by how far below them their label is drawn, pixels; one whose label would lie on another has none.
+    """Return the points by how far below them their label is drawn, pixels; one whose label would lie on another has
+    none.
 
     Example:
         >>> three = [{"x": x, "value": 1.0, "low": 0.0, "high": 2.0, "label": "a"} for x in (100.0, 100.1, 200.0)]
@@ -143,7 +146,7 @@ def legible(named: Sequence[Point], points: Sequence[Point], height: int) -> dic
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats at its cost or less, by rising cost.
+    """Return the points that no other beats at its cost or less, by rising cost.
 
     Example:
         >>> [p["x"] for p in front([{"x": 3, "value": 2}, {"x": 1, "value": 3}, {"x": 2, "value": 4}])]
@@ -157,7 +160,9 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def specification(layers: Sequence[alt.Chart], height: int) -> Specification:
-    """The layers as Vega-Lite that altair has checked against the schema; raises ValueError rather than hold a NaN."""
+    """Return the layers as Vega-Lite that altair has checked against the schema; raises ValueError rather than hold a
+    NaN.
+    """
     spec: Specification = alt.layer(*layers).properties(height=height).to_dict()
     json.dumps(spec, allow_nan=False)
     return spec
@@ -193,7 +198,7 @@ def _tooltip(title: str) -> list[Any]:
 
 
 def _bars(base: alt.Chart, points: Sequence[Point], axis: Axis, opacity: float = 0.75) -> list[alt.Chart]:
-    """The intervals; none where no point has one, for Vega-Lite would make an empty layer's scale from nothing."""
+    """Return the intervals; none where no point has one, as Vega-Lite would scale an empty layer from nothing."""
     if not any(point["low"] is not None for point in points):
         return []
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=opacity)

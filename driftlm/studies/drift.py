@@ -1,4 +1,4 @@
-"""The same tokens in one piece, by turns, in date order and shuffled: how much of the gain hangs on the order?
+"""Read the same tokens in one piece, by turns, in date order and shuffled: how much of the gain hangs on the order.
 
 Rule: for every pair of sources, the gain of learning where each is read in one piece less the gain where they take
 turns every 1,024 tokens (the shortest segment that was measured). The mean over pairs lies with its whole 95 % interval
@@ -30,7 +30,7 @@ PAIRS = (
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Pairs of sources in every order, and single sources by date and shuffled."""
+    """Return the pairs of sources in every order, and single sources by date and shuffled."""
     cells = []
     for pair in PAIRS[: scale.texts or None]:
         share = scale.tokens // len(pair)
@@ -48,19 +48,19 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def lengths(rows: Sequence[Row], unit: str) -> list[int]:
-    """Of the segments that were measured, rising."""
+    """Return the lengths of the segments that were measured, rising."""
     held = (setting.partition(" ") for setting in settings_of(rows))
     return sorted(int(length) for word, _, length in held if word == unit)
 
 
 def lost(rows: Sequence[Row], setting: str, whole: str = WHOLE) -> Each:
-    """By text: the gain in one piece less that in another order."""
+    """Return by text the gain in one piece less that in another order."""
     gain = by_text(rows, setting, "gain")
     return {text: value - gain[text] for text, value in by_text(rows, whole, "gain").items() if text in gain}
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the shortest segments; the others, documents and dates are figures."""
+    """Return the verdict on the shortest segments; the others, documents and dates are figures."""
     shortest = next(iter(lengths(rows, "tokens")), SEGMENTS[0])
     measured(rows, f"tokens {shortest}")
     cost = over_texts(lost(rows, f"tokens {shortest}"))
@@ -82,7 +82,7 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def turns(length: int, unit: str) -> str:
-    """For a chart.
+    """Return the order in words for a chart.
 
     Example:
         >>> turns(1, "documents"), turns(1_000, "tokens")
@@ -92,7 +92,7 @@ def turns(length: int, unit: str) -> str:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by length of the segments, and by order."""
+    """Return the gain by length of the segments, and by order."""
     from driftlm.studies.drawing import dots, lines
 
     tokens = [

@@ -39,7 +39,7 @@ class Engine(Protocol):
 
 
 def engine_of(name: str) -> Engine:
-    """The engine of a name."""
+    """Return the engine of a name."""
     if name not in ENGINES:
         raise DriftError(f"`run.engine` was {name!r}; give {' or '.join(ENGINES)}.")
     module, attribute = ENGINES[name].split(":")
@@ -48,7 +48,7 @@ def engine_of(name: str) -> Engine:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -63,7 +63,7 @@ def one_thread() -> None:
 
 
 def answered(measure: Measure, reading: Cell, data: Path) -> dict[str, Any]:
-    """What a worker sends back: `row`, or `refused` with its sentence, or `failed` with what happened."""
+    """Return what a worker sends back: `row`, or `refused` with its sentence, or `failed` with what happened."""
     try:
         return {"row": measure(reading, data)}
     except DriftError as error:
@@ -86,11 +86,11 @@ class Attempts:
 
     @staticmethod
     def of(readings: Sequence[Cell]) -> "Attempts":
-        """None was tried yet."""
+        """Return the attempts of which none was tried yet."""
         return Attempts(deque(enumerate(readings)))
 
     def row(self, place: int, reading: Cell, answer: Mapping[str, Any]) -> Row | None:
-        """The row of an answer; None where the reading is to be tried again.
+        """Return the row of an answer; None where the reading is to be tried again.
 
         Raises:
             DriftError: where it was refused, or was tried often enough.
@@ -125,7 +125,7 @@ class Worker:
 
     @staticmethod
     def start(data: Path, measure: Measure) -> "Worker":
-        """A process that waits for readings."""
+        """Return a process that waits for readings."""
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
         process = context.Process(target=work, args=(its, data, measure), daemon=True)
@@ -143,7 +143,7 @@ class Worker:
         return True
 
     def answer(self) -> dict[str, Any]:
-        """What it found; that it was lost is a failure."""
+        """Return what it found; that it was lost is a failure."""
         try:
             received: dict[str, Any] = self.connection.recv()
         except (EOFError, OSError):
@@ -159,7 +159,7 @@ class Worker:
 
 
 def local(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
-    """The `local` engine: processes on this machine; `workers` 0 is one a core."""
+    """Yield the `local` engine: processes on this machine; `workers` 0 is one a core."""
     attempts = Attempts.of(readings)
     running: list[Worker] = []
     most = min(workers or cores(), len(readings))
@@ -187,7 +187,7 @@ def local(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) 
 
 
 def work(connection: Connection, data: Path, measure: Measure) -> None:
-    """What a worker's process does: measure what comes in, until its parent has gone."""
+    """Do what a worker's process does: measure what comes in, until its parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal ends the parent, which ends this
     threading.Thread(target=end_with_parent, daemon=True).start()
     one_thread()

@@ -15,13 +15,13 @@ from driftlm.studies.rows import Each, by_text, combined, concluded, figure, mea
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
 from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
 
-BEFORE, AHEAD = "no training", 2  # tokens trained on for one that is read
+BEFORE, TRAINED = "no training", 2  # tokens trained on for one that is read
 PASSES = (1, 4)
 KINDS = (OTHER_BOOKS[:3], DRIFT, SHIFT)
 
 
 def after(passes: int) -> str:
-    """The setting of a trained prior."""
+    """Return the setting of a trained prior."""
     return f"{passes} pass{'es' * (passes > 1)}"
 
 
@@ -29,25 +29,25 @@ DECIDING = after(PASSES[-1])
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """The same part of every text, read from both priors."""
+    """Return the same part of every text, read from both priors."""
     cells = []
     for text in (text for texts in KINDS for text in first(texts, scale.texts)):
-        ahead = AHEAD * scale.tokens
-        cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=ahead))
+        trained = TRAINED * scale.tokens
+        cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=trained))
         for passes in PASSES:
             rate = DEFAULT_RATES["adam"]
-            cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=ahead, tuned=passes, rate=rate))
+            cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=trained, tuned=passes, rate=rate))
     return cells
 
 
 def gains(rows: Sequence[Row], setting: str) -> Each:
-    """By text: the fraction of the bits of the fixed model it starts from that learning saves."""
+    """Return by text the fraction of the bits of the fixed model it starts from that learning saves."""
     start = by_text(rows, setting, "static_bits_per_byte" if setting == BEFORE else "prior_bits_per_byte")
     return {text: -change for text, change in relative(start, measured(rows, setting)).items()}
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the longest training; shorter ones are figures."""
+    """Return the verdict on the longest training; shorter ones are figures."""
     first_gains, last_gains = gains(rows, BEFORE), gains(rows, DECIDING)
     shrunk = over_texts({text: first_gains[text] - gain for text, gain in last_gains.items() if text in first_gains})
     before, still = over_texts(first_gains), over_texts(last_gains)
@@ -65,12 +65,12 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def settings(rows: Sequence[Row]) -> list[str]:
-    """Those that were measured."""
+    """Return the settings that were measured."""
     return [name for name in (BEFORE, *map(after, PASSES)) if by_text(rows, name)]
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by training, and bits per byte of the four models."""
+    """Return the gain by training, and bits per byte of the four models."""
     from driftlm.studies.drawing import dots
 
     names = settings(rows)

@@ -30,7 +30,7 @@ class Difference:
     each: dict[str, float]
 
     def verdict(self, side: Literal["below", "above"], margin: float = 0.0) -> Verdict:
-        """Whether the whole interval is on a side of `margin`, a fraction; undecided under 3 texts.
+        """Tell whether the whole interval is on a side of `margin`, a fraction; undecided under 3 texts.
 
         >>> [Difference(-0.05, -0.08, high, 5, {}).verdict("below") for high in (-0.02, 0.01)]
         ['supported', 'undecided']
@@ -44,7 +44,7 @@ class Difference:
         return "undecided"
 
     def percent(self) -> str:
-        """For a sentence.
+        """Return the interval in percent, for a sentence.
 
         >>> Difference(-0.0512, -0.08, -0.02, 5, {}).percent()
         '−5.1 % (95 % interval −8.0 to −2.0 %, 5 texts)'
@@ -56,7 +56,8 @@ class Difference:
 
 
 def over_texts(each: dict[str, float]) -> Difference:
-    """The mean of one number a text, with its interval, which says how far it holds for other texts, not other seeds.
+    """Return the mean of one number a text, with its interval, which says how far it holds for other texts, not other
+    seeds.
 
     Args:
         each: by text, the mean of its seeds.

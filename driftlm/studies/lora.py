@@ -25,7 +25,7 @@ TEXTS = (OTHER_BOOKS[0], DRIFT[0], SHIFT[0], OTHER_BOOKS[1], DRIFT[2], OTHER_BOO
 
 
 def learnings() -> dict[str, Learning]:
-    """Settings by name; rank 8 in every linear map of every layer but where the name says otherwise."""
+    """Return the settings by name; rank 8 in every linear map of every layer but where the name says otherwise."""
     found = {WHOLE: Learning(learning_rate=DEFAULT_RATES["adam"])}
     found |= {f"rank {rank}": Learning("lora", rank=rank, learning_rate=rate_of(rank)) for rank in RANKS}
     found |= {name: Learning("lora", target_modules=name, learning_rate=RATE) for name in ("attention", "mlp")}
@@ -37,7 +37,7 @@ def learnings() -> dict[str, Learning]:
 
 
 def rate_of(rank: int) -> float:
-    """Of Adam in a LoRA: the more rank, the further one rate moves the model.
+    """Return the rate of Adam in a LoRA: the more rank, the further one rate moves the model.
 
     On the development books 1e-2 is better than 3e-3 at rank 1, 3e-3 than 1e-3 at rank 8, 1e-3 than 3e-3 at rank 64.
 
@@ -51,7 +51,7 @@ def rate_of(rank: int) -> float:
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every setting on a few texts; those with a random half as often as there are seeds."""
+    """Return every setting on a few texts; those with a random half as often as there are seeds."""
     return [
         Cell(name, (text,), scale.tokens, CACHED, learning, seed=seed)
         for text in first(TEXTS, scale.texts)
@@ -61,7 +61,7 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on rank 8; every setting's gain, memory and FLOPs are figures."""
+    """Return the verdict on rank 8; every setting's gain, memory and FLOPs are figures."""
     whole, low_rank = measured(rows, WHOLE, "gain"), measured(rows, DECIDING, "gain")
     above = over_texts({text: low_rank[text] - KEPT * gain for text, gain in whole.items() if text in low_rank})
     memory = mean_of(rows, DECIDING, "memory_bytes") / mean_of(rows, WHOLE, "memory_bytes")
@@ -84,14 +84,14 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def kind_of(name: str) -> str:
-    """The group of a setting in charts."""
+    """Return the group of a setting in charts."""
     if name.startswith("rank"):
         return "LoRA, every map"
     return "LoRA, some maps" if name in (*PLACES, "attention", "mlp") else name
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by setting, and against memory and FLOPs."""
+    """Return the gain by setting, and against memory and FLOPs."""
     from driftlm.studies.drawing import dots, fronts
 
     found = [name for name in learnings() if by_text(rows, name, "gain")]

@@ -127,12 +127,12 @@ class Before:
 
 @lru_cache(maxsize=1)
 def loaded_model(name: str) -> LanguageModel:
-    """The model of a reading, as it was loaded: learn in a copy."""
+    """Return the model of a reading, as it was loaded: learn in a copy."""
     return load(name or None)
 
 
 def frozen(reading: Cell) -> Cell:
-    """The same text in the same order and windows, and nothing learned."""
+    """Return the same text in the same order and windows, and nothing learned."""
     seed = reading.seed if reading.order == "shuffled" else 0
     return replace(reading, setting="", learning=FROZEN, tuned=0, hindsight=0, rate=0.0, seed=seed)
 
@@ -151,7 +151,7 @@ def before_learning(reading: Cell, data: Path) -> Before:
 
 
 def completed(reading: Cell, language_model: LanguageModel) -> Learning:
-    """The learning of a reading with its seed, and with the bundled model's statistics where RMS has no others."""
+    """Return the learning of a reading with its seed, and the bundled model's statistics where RMS has no others."""
     learning = replace(reading.learning, seed=reading.seed)
     if learning.rule == "rms" and not learning.statistics and language_model.name == str(BUNDLED):
         learning = replace(learning, statistics=str(BUNDLED / "statistics.safetensors"))
@@ -173,7 +173,7 @@ def passed(memory: Learner, log: Path) -> Passed:
 
 
 def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) -> None:
-    """Passes of Adam over all windows of the parts, in all weights, which the model keeps."""
+    """Pass with Adam over all windows of the parts, in all weights, which the model keeps."""
     grid = Windows("overlapping", reading.windows.context, reading.windows.stride)
     memory = WeightMemory(language_model, grid, Learning(rule="adam", learning_rate=reading.rate))
     windows = [window for part in parts for window in split(part.id, part.ids, part.byte_ends, grid)]
@@ -188,7 +188,7 @@ def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) ->
 
 
 def memory_bytes(memory: Learner) -> int:
-    """Bytes of what learns: values, prior, gradient, the guard's copy, and the rule's moments."""
+    """Return the bytes of what learns: values, prior, gradient, the guard's copy, and the rule's moments."""
     learners = memory.active if isinstance(memory, MixtureMemory) else [memory]
     held = 0
     for one in learners:
@@ -199,7 +199,7 @@ def memory_bytes(memory: Learner) -> int:
 
 
 def by_position(adapted: Passed, static: Passed) -> list[dict[str, Any]]:
-    """Sums of nats over tokens at places 1, 2-3, 4-7, 8-15, ... of their documents."""
+    """Return the sums of nats over tokens at places 1, 2-3, 4-7, 8-15, ... of their documents."""
     places = np.frexp(adapted.positions.double().numpy())[1] - 1  # ⌊log₂⌋, exactly
     tokens = np.bincount(places)
     sums = [np.bincount(places, one.nats.numpy()).tolist() for one in (adapted, static)]

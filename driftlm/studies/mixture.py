@@ -25,7 +25,7 @@ RATES = tuple(
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every rate of the grid and the mixture, on every book."""
+    """Return every rate of the grid and the mixture, on every book."""
     cells = []
     for text in first(BOOKS, scale.texts):
         cells.append(Cell(MIXTURE, (text,), scale.tokens, learning=Learning(rule="mixture")))
@@ -35,7 +35,7 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def best_rates(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """By text: the rate of the grid with the fewest bits per byte, and those."""
+    """Return by text the rate of the grid with the fewest bits per byte, and those."""
     best: dict[str, tuple[float, float]] = {}
     for rate in RATES:
         for text, bits in by_text(rows, f"rate {rate:g}").items():
@@ -45,7 +45,7 @@ def best_rates(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the worst book."""
+    """Return the verdict on the worst book."""
     mixed = measured(rows, MIXTURE)
     best = best_rates(rows)
     above = relative({text: bits for text, (_, bits) in best.items()}, mixed)
@@ -70,7 +70,7 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Excess over the best rate by book, and over the grid."""
+    """Return the excess over the best rate by book, and over the grid."""
     from driftlm.studies.drawing import dots, lines
 
     best: Each = {text: bits for text, (_, bits) in best_rates(rows).items()}

@@ -1,4 +1,4 @@
-"""Does learning while reading lower bits per byte: by text, by position, after resets, and against hindsight?
+"""Ask whether learning while reading lowers bits per byte: by text, by position, after resets, and against hindsight.
 
 Rule: the mean over the texts of the relative change of bits per byte, learning against the same model left as it is,
 lies with its whole 95 % interval below 0 (supported) or above it (not supported).
@@ -32,7 +32,7 @@ PASSES = (1, 4)
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every book and drift set: learning, with resets where there are several documents, and hindsight."""
+    """Return every book and drift set: learning, with resets where there are several documents, and hindsight."""
     books, drift = first(BOOKS, scale.texts), first(DRIFT, scale.texts)
     cells = []
     for text in (*drift, *books):
@@ -47,7 +47,7 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the mean change; resets, positions and regret are figures."""
+    """Return the verdict on the mean change; resets, positions and regret are figures."""
     change = over_texts({text: -gain for text, gain in measured(rows, LEARNING, "gain").items()})
     verdict = change.verdict("below")
     figures = {"change": figure(change), "gain_by_text": measured(rows, LEARNING, "gain"), "positions": positions(rows)}
@@ -62,19 +62,19 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def hindsights(rows: Sequence[Row]) -> list[str]:
-    """The settings of fixed parameters that know the text."""
+    """Return the settings of fixed parameters that know the text."""
     return [setting for setting in settings_of(rows) if setting.startswith(HINDSIGHT)]
 
 
 def regret(rows: Sequence[Row]) -> Each:
-    """Bits per byte of learning above those of the best fixed parameters."""
+    """Return the bits per byte of learning above those of the best fixed parameters."""
     found, held = measured(rows, LEARNING), [by_text(rows, setting) for setting in hindsights(rows)]
     best = {text: min((each[text] for each in held if text in each), default=None) for text in found}
     return {text: found[text] - fixed for text, fixed in best.items() if fixed is not None}
 
 
 def positions(rows: Sequence[Row]) -> list[Point]:
-    """Gain in percent by position in the document, as a mean over texts."""
+    """Return the gain in percent by position in the document, as a mean over texts."""
     by_start: dict[int, dict[str, list[float]]] = {}
     for row in rows:
         for part in row["positions"] if row["setting"] == LEARNING else ():
@@ -88,7 +88,7 @@ def positions(rows: Sequence[Row]) -> list[Point]:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by text, gain by position, and regret."""
+    """Draw the gain by text, the gain by position, and regret."""
     from driftlm.studies.drawing import dots, lines
 
     points = []

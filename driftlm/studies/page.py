@@ -25,7 +25,7 @@ article figure h2, article h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 
 
 def results(out: Path) -> list[dict[str, Any]]:
-    """The results that `driftlm study` wrote into a folder, in the order of the studies.
+    """Return the results that `driftlm study` wrote into a folder, in the order of the studies.
 
     Raises:
         DriftError: where one is damaged.
@@ -76,19 +76,19 @@ def write_page(out: Path) -> list[Path]:
 
 
 def at_width(chart: Chart, width: int | str) -> dict[str, Any]:
-    """A chart's Vega-Lite at a width, where it is one view and not several beside each other."""
+    """Return a chart's Vega-Lite at a width, where it is one view and not several beside each other."""
     single = {"mark", "layer"} & set(chart.spec)
     return chart.spec | {"width": width} if single else chart.spec
 
 
 def summary(found: list[dict[str, Any]]) -> str:
-    """The verdicts in a table."""
+    """Return the verdicts in a table."""
     rows = [[one["study"], one["claim"], one["verdict"]] for one in found]
     return tabled(["study", "claim", "verdict"], rows, 3, wide=1)
 
 
 def section(result: Mapping[str, Any], figures: list[Figure]) -> str:
-    """A study's part of the page."""
+    """Return a study's part of the page."""
     name = result["study"]
     rows = [[key, value] for key, value in flattened(result["figures"])]
     parts = [
@@ -104,7 +104,7 @@ def section(result: Mapping[str, Any], figures: list[Figure]) -> str:
 
 
 def origins(result: Mapping[str, Any]) -> list[list[str]]:
-    """Readings, seeds, machine, versions and date of a result."""
+    """Return readings, seeds, machine, versions and date of a result."""
     seconds = sum(row.get("seconds") or 0 for row in result["rows"])
     facts = {
         "readings": f"{len(result['rows']):,}, {seconds:,.0f} s of reading",
@@ -120,7 +120,7 @@ def origins(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def listed(facts: Mapping[str, Any]) -> str:
-    """Names and values in a line.
+    """Return the names and values in a line.
 
     >>> listed({"tokens": 20000, "texts": []})
     'tokens 20000, texts –'
@@ -129,7 +129,8 @@ def listed(facts: Mapping[str, Any]) -> str:
 
 
 def flattened(figures: Any, name: str = "") -> list[tuple[str, str]]:
-    """Figures as rows of a table: a mean with its interval is one, and what is nested has a name of several parts.
+    """Return figures as rows of a table: a mean with its interval is one, and what is nested has a name of several
+    parts.
 
     >>> flattened({"gain": {"a": 0.5, "all": {"mean": 0.25, "low": 0.1, "high": 0.4, "texts": 3}}, "best": "C=512"})
     [('gain a', '0.5'), ('gain all', '0.25 (0.1 to 0.4), 3 texts'), ('best', 'C=512')]
@@ -147,5 +148,5 @@ def flattened(figures: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def figure(value: Any) -> str:
-    """A number in four digits, or words."""
+    """Return a number in four digits, or words."""
     return number(value, ".4g" if isinstance(value, float) else ",") if isinstance(value, int | float) else str(value)

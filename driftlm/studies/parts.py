@@ -28,11 +28,11 @@ class Part:
 
     @property
     def tokens(self) -> int:
-        """n."""
+        """Return n, the number of tokens."""
         return len(self.byte_ends)
 
     def cut(self, start: int, stop: int) -> "Part":
-        """Its tokens from `start` up to `stop`, as a part that begins anew.
+        """Return the part's tokens from `start` up to `stop`, as a part that begins anew.
 
         >>> Part("a", [0, 7, 8, 9], [2, 4, 6]).cut(1, 3)
         Part(id='a@1', ids=[0, 8, 9], byte_ends=[2, 4])
@@ -55,21 +55,21 @@ class Tokenized(LanguageModel):
 
     @staticmethod
     def of(language_model: LanguageModel, parts: Iterable[Part]) -> "Tokenized":
-        """The model with the parts it is to read."""
+        """Return the model with the parts it is to read."""
         return Tokenized(**vars(language_model), parts={part.id: part for part in parts})
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """The part's tokens and where they end."""
+        """Return the part's tokens and where they end."""
         part = self.parts[text]
         return part.ids, part.byte_ends
 
     def documents(self) -> Iterator[Document]:
-        """What `read_stream` reads."""
+        """Yield what `read_stream` reads."""
         return (Document(name, name) for name in self.parts)
 
 
 def parts_of(language_model: LanguageModel, reading: Cell, data: Path) -> tuple[list[Part], list[Part]]:
-    """What a reading skips, text after text, and what it reads, in its order.
+    """Return what a reading skips, text after text, and what it reads, in its order.
 
     Raises:
         DriftError: where a text cannot be read, or ends before what is to be read begins.
@@ -91,7 +91,7 @@ def parts_of(language_model: LanguageModel, reading: Cell, data: Path) -> tuple[
 
 
 def tokenized(language_model: LanguageModel, path: Path, name: str, tokens: int) -> list[Part]:
-    """Whole documents of a file, until they hold so many tokens."""
+    """Return whole documents of a file, until they hold so many tokens."""
     parts: list[Part] = []
     held = 0
     for number, document in enumerate(read_documents([str(path)])):
@@ -103,7 +103,7 @@ def tokenized(language_model: LanguageModel, path: Path, name: str, tokens: int)
 
 
 def between(parts: Sequence[Part], start: int, stop: int) -> list[Part]:
-    """What of the parts lies between two places, counted in tokens over all of them.
+    """Return what of the parts lies between two places, counted in tokens over all of them.
 
     >>> [part.ids for part in between([Part("a", [0, 7, 8], [1, 2]), Part("b", [0, 9], [1])], 1, 3)]
     [[0, 8], [0, 9]]
@@ -118,7 +118,7 @@ def between(parts: Sequence[Part], start: int, stop: int) -> list[Part]:
 
 
 def ordered(texts: Sequence[Sequence[Part]], reading: Cell) -> list[Part]:
-    """The parts of all texts in the order of a reading.
+    """Return the parts of all texts in the order of a reading.
 
     >>> a, b = ([Part(f"{name}{i}", [0, 1], [1]) for i in range(3)] for name in "ab")
     >>> [part.id for part in ordered([a, b], Cell("", ("a", "b"), 9, order="documents:2"))]

@@ -70,13 +70,13 @@ def on(ray: Any, readings: Sequence[Cell], data: Path, workers: int, measure: Me
 
 
 def task(measure: Measure, reading: Cell, data: Path) -> dict[str, Any]:
-    """What a worker of the cluster does."""
+    """Return what a worker of the cluster does."""
     one_thread()
     return answered(measure, reading, data)
 
 
 def imported() -> Any:
-    """The module."""
+    """Return the module."""
     try:
         import ray
     except ImportError as error:

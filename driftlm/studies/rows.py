@@ -13,7 +13,7 @@ Point = dict[str, Any]  # of `driftlm.studies.drawing`
 
 
 def by_text(rows: Sequence[Row], setting: str, value: str = "bits_per_byte") -> Each:
-    """A value of a setting for each text, the mean of its seeds; empty where nothing was measured.
+    """Return a value of a setting for each text, the mean of its seeds; empty where nothing was measured.
 
     Example:
         >>> rows = [{"setting": "a", "text": "x", "gain": gain} for gain in (1.0, 2.0)]
@@ -28,12 +28,12 @@ def by_text(rows: Sequence[Row], setting: str, value: str = "bits_per_byte") -> 
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of some numbers."""
+    """Return the mean of some numbers."""
     return math.fsum(values) / len(values)
 
 
 def mean_of(rows: Sequence[Row], setting: str, value: str) -> float:
-    """A value's mean over the texts of a setting.
+    """Return a value's mean over the texts of a setting.
 
     Raises:
         DriftError: where the setting was not measured.
@@ -42,7 +42,7 @@ def mean_of(rows: Sequence[Row], setting: str, value: str) -> float:
 
 
 def measured(rows: Sequence[Row], setting: str, value: str = "bits_per_byte") -> Each:
-    """`by_text`, which must not be empty.
+    """Refuse an empty `by_text`; return it.
 
     Raises:
         DriftError: where it is.
@@ -54,7 +54,7 @@ def measured(rows: Sequence[Row], setting: str, value: str = "bits_per_byte") ->
 
 
 def relative(before: Each, after: Each) -> Each:
-    """(after − before) / before, for the texts of both.
+    """Return (after − before) / before, for the texts of both.
 
     Example:
         >>> relative({"x": 2.0, "y": 1.0}, {"x": 1.0})
@@ -64,12 +64,12 @@ def relative(before: Each, after: Each) -> Each:
 
 
 def settings_of(rows: Sequence[Row]) -> list[str]:
-    """Settings in the order of the rows, each once."""
+    """Return the settings in the order of the rows, each once."""
     return list(dict.fromkeys(row["setting"] for row in rows))
 
 
 def combined(*verdicts: Verdict) -> Verdict:
-    """Of a claim with several parts: one part against it is enough.
+    """Return the verdict of a claim with several parts: one part against it is enough.
 
     Example:
         >>> combined("supported", "undecided"), combined("undecided", "not supported")
@@ -81,18 +81,18 @@ def combined(*verdicts: Verdict) -> Verdict:
 
 
 def concluded(verdict: Verdict, because: str, figures: Mapping[str, Any]) -> Conclusion:
-    """A conclusion whose sentence begins with the verdict."""
+    """Return a conclusion whose sentence begins with the verdict."""
     return Conclusion(verdict, f"{verdict.capitalize()}: {because}", dict(figures))
 
 
 def figure(difference: Difference) -> dict[str, Any]:
-    """A mean with its interval as JSON; without an interval under 3 texts."""
+    """Return a mean with its interval as JSON; without an interval under 3 texts."""
     low, high = _interval(difference)
     return {"mean": difference.mean, "low": low, "high": high, "texts": difference.texts}
 
 
 def point(label: Any, group: str, each: Each, *, times: float = 1.0, **more: Any) -> Point:
-    """A point of a chart: the mean over texts of a value, in units of 1 / `times`."""
+    """Return a point of a chart: the mean over texts of a value, in units of 1 / `times`."""
     difference = over_texts(each)
     low, high = _interval(difference)
     ends = {"low": None if low is None else times * low, "high": None if high is None else times * high}
@@ -100,7 +100,7 @@ def point(label: Any, group: str, each: Each, *, times: float = 1.0, **more: Any
 
 
 def plain(label: Any, group: str, value: float, **more: Any) -> Point:
-    """A point without an interval."""
+    """Return a point without an interval."""
     return {"label": label, "group": group, "value": value, "low": None, "high": None, **more}
 
 

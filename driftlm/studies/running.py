@@ -107,14 +107,14 @@ def run(
 
 
 def keyed(readings: list[Cell], data: Path) -> dict[str, Cell]:
-    """Readings by key, in their order; one that is listed twice once."""
+    """Return the readings by key, in their order; one that is listed twice once."""
     models = {reading.model for reading in readings}
     fingerprints = {model: load(model or None).fingerprint for model in models}
     return {reading.key(data, fingerprints[reading.model]): reading for reading in readings}
 
 
 def said(row: Row) -> str:
-    """A finished reading in a line."""
+    """Return a finished reading in a line."""
     bits = f"{row['static_bits_per_byte']:.4f} static, {row['bits_per_byte']:.4f} bits per byte"
     return f"{row['setting']}: {row['text']} (seed {row['seed']}): {bits}, {row['seconds']:.0f} s"
 
@@ -124,7 +124,7 @@ def said(row: Row) -> str:
 
 @contextmanager
 def appended(path: Path) -> Iterator[tuple[Kept, Callable[[str, Row], None]]]:
-    """The rows that a file of lines holds, and what adds one: it is on disk when the call returns.
+    """Yield the rows that a file of lines holds, and what adds one: it is on disk when the call returns.
 
     A last line that was not finished, because the writer was killed, is taken away.
 
@@ -149,7 +149,7 @@ def appended(path: Path) -> Iterator[tuple[Kept, Callable[[str, Row], None]]]:
 
 
 def read_lines(path: Path, file: BinaryIO) -> Kept:
-    """Rows by key; the file ends behind its last whole line."""
+    """Return the rows by key; the file ends behind its last whole line."""
     file.seek(0)
     content = file.read()
     whole = content.rfind(b"\n") + 1
@@ -166,7 +166,7 @@ def read_lines(path: Path, file: BinaryIO) -> Kept:
 
 
 def row_of(line: str | bytes) -> Row:
-    """The row of a line."""
+    """Return the row of a line."""
     row: Row = json.loads(line)
     del row["key"]
     return row
@@ -176,7 +176,7 @@ def row_of(line: str | bytes) -> Row:
 
 
 def provenance() -> dict[str, Any]:
-    """Version, commit, command, machine and time of a result."""
+    """Return the version, commit, command, machine and time of a result."""
     return {
         "driftlm": driftlm.__version__,
         "commit": commit(),
@@ -188,7 +188,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit this package runs from, with `+` where files differ from it; None where it is no checkout."""
+    """Return the commit this package runs from, with `+` where files differ from it; None where it is no checkout."""
     if not (REPOSITORY / ".git").exists():
         return None
 
@@ -203,7 +203,7 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, its vector instructions as torch uses them, and cores that this process may use."""
+    """Return the processor, its vector instructions as torch uses them, and the cores that this process may use."""
     names = [
         line.partition(":")[2].strip()
         for line in (CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else ())

@@ -25,7 +25,7 @@ CHOOSING = {Path(text).stem for text in DEVELOPMENT_BOOKS}
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every model at every rate on every text.
+    """Return every model at every rate on every text.
 
     Raises:
         DriftError: for fewer than 3 models, or two folders of the same name.
@@ -46,7 +46,7 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def chosen(rows: Sequence[Row]) -> dict[str, str]:
-    """By model, from the smallest: its setting with the fewest bits per byte on the development books."""
+    """Return by model, from the smallest, its setting with the fewest bits per byte on the development books."""
     best: dict[str, tuple[float, str]] = {}
     for setting in settings_of(rows):
         bits = mean([value for text, value in measured(rows, setting).items() if text in CHOOSING] or [math.inf])
@@ -58,17 +58,17 @@ def chosen(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def parameters(rows: Sequence[Row], setting: str) -> float:
-    """Of the model of a setting."""
+    """Return the number of parameters of the model of a setting."""
     return mean_of(rows, setting, "parameters")
 
 
 def gains(rows: Sequence[Row], setting: str) -> Each:
-    """By text, the development books left out."""
+    """Return the gains by text, the development books left out."""
     return {text: gain for text, gain in measured(rows, setting, "gain").items() if text not in CHOOSING}
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the line of least squares.
+    """Return the slope of the line of least squares.
 
     Example:
         >>> slope([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
@@ -79,7 +79,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def slopes(rows: Sequence[Row]) -> Each:
-    """By text: change of the gain with a doubling of the parameters.
+    """Return by text the change of the gain with a doubling of the parameters.
 
     Raises:
         DriftError: where fewer than 3 models were measured, or they are equally large.
@@ -96,7 +96,7 @@ def slopes(rows: Sequence[Row]) -> Each:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict on the slope; the models' own numbers are figures."""
+    """Return the verdict on the slope; the models' own numbers are figures."""
     change = over_texts(slopes(rows))
     models: dict[str, dict[str, Any]] = {}
     for model, setting in chosen(rows).items():
@@ -113,12 +113,12 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def tested(rows: Sequence[Row], setting: str, value: str) -> Each:
-    """By text, the development books left out."""
+    """Return a value by text, the development books left out."""
     return {text: found for text, found in by_text(rows, setting, value).items() if text not in CHOOSING}
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Gain by size, and bits per byte by size."""
+    """Return the gain by size, and bits per byte by size."""
     from driftlm.studies.drawing import lines
 
     settings = chosen(rows)

@@ -95,7 +95,7 @@ class Study:
 
 
 def study_of(name: str) -> Study:
-    """The study of a name.
+    """Return the study of a name.
 
     Raises:
         DriftError: where there is none.

@@ -28,7 +28,7 @@ CACHED = Windows("cached", 512, 256)  # what overlapping windows reach, at a lit
 
 
 def first(texts: Sequence[str], most: int) -> tuple[str, ...]:
-    """Some of a kind.
+    """Return some of a kind.
 
     Example:
         >>> first(DRIFT, 1)

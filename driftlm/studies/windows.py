@@ -1,4 +1,4 @@
-"""Overlapping against cached windows, by context and stride: which reaches fewer bits per byte at equal FLOPs?
+"""Compare overlapping with cached windows, by context and stride, in bits per byte at equal FLOPs.
 
 Rule: for every text and for the FLOPs a token of each overlapping cell whose windows overlap (S < C), the best cached
 cell at that cost or less is compared with the best overlapping one at that cost or less. The mean of these relative
@@ -27,7 +27,7 @@ APART = "apart"
 
 
 def grid() -> dict[str, Windows]:
-    """Settings by name: strides C, C/2 and C/4; apart are windows that share nothing."""
+    """Return the settings by name: strides C, C/2 and C/4; apart are windows that share nothing."""
     cells = {}
     for context in CONTEXTS:
         cells[f"{APART} C={context} S={context}"] = Windows("overlapping", context, context)
@@ -38,7 +38,7 @@ def grid() -> dict[str, Windows]:
 
 
 def rate_of(windows: Windows) -> float:
-    """Adam's default rate at the default stride, and below it less, by the square root of the stride.
+    """Return Adam's default rate at the default stride, and below it less, by the square root of the stride.
 
     At a context of 64 and a stride of 16, a third of the default rate is best on the development books.
 
@@ -48,7 +48,7 @@ def rate_of(windows: Windows) -> float:
 
 
 def readings(scale: Scale) -> list[Cell]:
-    """Every cell of the grid on a few texts of different kinds."""
+    """Return every cell of the grid on a few texts of different kinds."""
     return [
         Cell(name, (text,), scale.tokens, windows, Learning(learning_rate=rate_of(windows)))
         for text in first(TEXTS, scale.texts)
@@ -57,13 +57,15 @@ def readings(scale: Scale) -> list[Cell]:
 
 
 def settings(rows: Sequence[Row], scheme: str) -> list[str]:
-    """Cells of a scheme that were measured; apart are both."""
+    """Return the cells of a scheme that were measured; apart are both."""
     found = {row["setting"] for row in rows}
     return [name for name in grid() if name in found and name.split()[0] in (scheme, APART)]
 
 
 def compared(rows: Sequence[Row]) -> Each:
-    """By text: bits per byte of the best cached cell against the best overlapping one, mean over equal costs."""
+    """Compare by text the bits per byte of the best cached cell against the best overlapping one, in the mean over
+    equal costs.
+    """
     costs: dict[str, dict[str, list[tuple[float, float]]]] = {OVERLAPPING: {}, CACHED: {}}
     budgets: dict[str, list[float]] = {}
     for scheme, by in costs.items():
@@ -88,7 +90,7 @@ def compared(rows: Sequence[Row]) -> Each:
 
 
 def conclude(rows: Sequence[Row]) -> Conclusion:
-    """Verdict at equal cost; at equal context and stride it is a figure."""
+    """Return the verdict at equal cost; at equal context and stride it is a figure."""
     change = over_texts(compared(rows))
     same = same_grid(rows)
     figures = {"at_equal_flops": figure(change)}
@@ -100,7 +102,7 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
 
 
 def same_grid(rows: Sequence[Row]) -> Each:
-    """By text: cached against overlapping at the same context and stride, mean over those."""
+    """Compare by text cached against overlapping at the same context and stride, in the mean over those."""
     held: dict[str, list[float]] = {}
     for name in settings(rows, OVERLAPPING):
         other = by_text(rows, name.replace(OVERLAPPING, CACHED)) if not name.startswith(APART) else {}
@@ -117,7 +119,7 @@ def table(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Quality against FLOPs, learning and static."""
+    """Return quality against FLOPs, learning and static."""
     from driftlm.studies.drawing import fronts
 
     learned: list[Point] = []

@@ -104,7 +104,7 @@ def merged(language_model: LanguageModel, reader: str) -> Path:
 
 
 def sources(stream: str, training: BankTraining) -> tuple[Batches, list[QuestionStream]]:
-    """What is trained on, and streams of growing size to watch: names or documents never trained on."""
+    """Return what is trained on, and streams of growing size to watch: names or documents never trained on."""
     if stream == "facts":
         held_out = [facts(size, seed=training.seed, split="validation", distractors=0.0) for size in BANKS]
         return fact_batches(training.batch, training.seed), held_out
@@ -113,7 +113,7 @@ def sources(stream: str, training: BankTraining) -> tuple[Batches, list[Question
 
 
 def means(losses: Sequence[Losses], trainer: Trainer) -> dict[str, Any]:
-    """A line's part about some steps."""
+    """Return a line's part about some steps."""
     mean = Losses.mean(losses)
     line: dict[str, Any] = {name: round(value, 4) for name, value in mean.means.items()}
     line |= {"kinds": {kind: round(share, 3) for kind, share in mean.kinds.items()}}
@@ -121,7 +121,7 @@ def means(losses: Sequence[Losses], trainer: Trainer) -> dict[str, Any]:
 
 
 def draw(out: Path) -> None:
-    """A chart of the log beside it, where the `report` extra is installed."""
+    """Draw a chart of the log beside it, where the `report` extra is installed."""
     if find_spec("altair") and find_spec("vl_convert"):
         from driftlm.report.training_chart import write_chart
 
@@ -129,7 +129,7 @@ def draw(out: Path) -> None:
 
 
 def checked(networks: BankNetworks, held_out: list[QuestionStream]) -> list[dict[str, Any]]:
-    """Strict exact match on held-out streams, each answered from its whole bank, by kind of question."""
+    """Return the strict exact match on held-out streams, each answered from its whole bank, by kind of question."""
     networks.eval()
     rows = []
     for stream in held_out:
@@ -142,7 +142,7 @@ def checked(networks: BankNetworks, held_out: list[QuestionStream]) -> list[dict
 
 
 def shown(line: dict[str, Any]) -> str:
-    """A log line as a person reads it."""
+    """Return a log line as a person reads it."""
     text = f"step {line['step']:>5} {line['seconds']:7.0f} s  answer {line['nats']:.3f} nats  "
     text += f"contrast {line['contrast']:.3f}  readout {line['readout']:.3f}  exact {line['exact']:.2f}  "
     text += f"attention {line['share']:.2f}  bank {line['bank']}"

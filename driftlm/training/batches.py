@@ -36,7 +36,7 @@ class Batch:
     kinds: list[str]
 
     def asking(self, places: Sequence[int]) -> "Batch":
-        """The same documents, and some of the questions."""
+        """Return the same documents, and some of the questions."""
 
         def some(rows: list[Row]) -> list[Row]:
             return [rows[place] for place in places]
@@ -66,7 +66,7 @@ Batches = Callable[[int], Batch]
 
 
 def entries_of(batch: Batch, parts: Callable[[str], list[list[int]]]) -> Entries:
-    """A batch's documents, cut into parts.
+    """Return a batch's documents, cut into parts.
 
     Example:
         >>> batch = Batch(["ab", "cde"], [0.1, 0.2], ["?"], ["!"], [[0, 1]], [""])
@@ -89,7 +89,7 @@ own=[[0, 1, 2, 3, 4]], newest=[[2, 3, 4]])
 def fact_batches(
     size: int, seed: int, *, changed: float = 0.2, distracting: float = 0.05, alike: float = 0.8
 ) -> Batches:
-    """Endless subjects of the world of facts; a share of them is told of twice, and the newer document wins.
+    """Return endless subjects of the world of facts; a share of them is told of twice, and the newer document wins.
 
     A share has a word of its name from another subject of the batch: in a bank of thousands most names share a word
     with some other, and among 64 drawn by chance few do.
@@ -124,7 +124,7 @@ def fact_batches(
 
 
 def drawn(world: World, subjects: list[Subject], alike: float) -> Subject:
-    """Another subject than those of the batch."""
+    """Draw another subject than those of the batch."""
     like = world.random.choice(subjects) if subjects and world.random.random() < alike else None
     while True:
         subject = world.subject(like)
@@ -133,7 +133,7 @@ def drawn(world: World, subjects: list[Subject], alike: float) -> Subject:
 
 
 def stream_batches(stream: QuestionStream, size: int, seed: int) -> Batches:
-    """Documents of a stream by chance, one question to each; times are the order of the stream.
+    """Return the documents of a stream by chance, one question to each; times are the order of the stream.
 
     Raises:
         DriftError: for fewer than two documents with questions.

@@ -24,7 +24,7 @@ def divergence(
     answers: Rows,
     logits: Tensor,
 ) -> Tensor:
-    """KL(p_context || p_modulated) in nats before each answer token, (R, A) float32, 0 beyond an answer's end.
+    """Return KL(p_context || p_modulated) in nats before each answer token, (R, A) float32, 0 beyond an answer's end.
 
     A question whose document is too long to be read whole with it has 0 as well: a model that sees a part of a
     document would teach that the rest was never said.

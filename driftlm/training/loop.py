@@ -125,7 +125,7 @@ class Loop(Generic[Losses]):
 
 
 def divided(source: str, seed: int) -> tuple[QuestionStream, QuestionStream]:
-    """A file of documents and questions as what is learned and what is held out, one document in twenty."""
+    """Divide a file of documents and questions into what is learned and what is held out, one document in twenty."""
     whole = read_questions(source)
     documents = list(whole.documents)
     random.Random(seed).shuffle(documents)
@@ -142,7 +142,7 @@ def divided(source: str, seed: int) -> tuple[QuestionStream, QuestionStream]:
 
 
 def lines_of(path: Path) -> list[Line]:
-    """A log's lines, a torn last one left out."""
+    """Return a log's lines, a torn last one left out."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -153,6 +153,6 @@ def lines_of(path: Path) -> list[Line]:
 
 
 def say(text: str) -> None:
-    """To stderr."""
+    """Say a line on stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

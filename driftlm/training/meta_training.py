@@ -71,26 +71,26 @@ class Losses:
 
     @staticmethod
     def of(terms: Tensor, kinds: Sequence[str]) -> "Losses":
-        """From what each question adds to each mean, (R, 6), and its kind, which may be unknown (empty)."""
+        """Return the means from what each question adds to each, (R, 6), and its kind, which may be unknown (empty)."""
         nats, contrast, readout, distill, exact, share = terms.sum(dim=0).tolist()
         right = Counter(kind for kind, found in zip(kinds, terms[:, 4].tolist()) if kind and found)
         return Losses(nats, contrast, readout, distill, exact, share, Counter(filter(None, kinds)), right)
 
     @staticmethod
     def mean(several: Sequence["Losses"]) -> "Losses":
-        """Of several steps; kinds are added up."""
+        """Return the mean of several steps; kinds are added up."""
         means = {name: sum(one.means[name] for one in several) / len(several) for name in several[0].means}
         asked, right = (sum((getattr(one, name) for one in several), Counter[str]()) for name in ("asked", "right"))
         return Losses(**means, asked=asked, right=right)
 
     @property
     def means(self) -> dict[str, float]:
-        """All but the kinds, by name."""
+        """Return all but the kinds, by name."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, Counter)}
 
     @property
     def kinds(self) -> dict[str, float]:
-        """Share of exact answers by kind, the worst first."""
+        """Return the share of exact answers by kind, the worst first."""
         shares = {kind: self.right[kind] / asked for kind, asked in sorted(self.asked.items())}
         return dict(sorted(shares.items(), key=lambda one: one[1]))
 
@@ -122,7 +122,7 @@ class Trainer:
         self.memory = torch.zeros(0)  # (M, T, D), the latest modulations, newest last
 
     def step(self) -> Losses:
-        """One step of the optimizer."""
+        """Take one step of the optimizer."""
         settings, progress = self.settings, self.progress
         self.networks.train()
         found = []
@@ -145,7 +145,7 @@ class Trainer:
         return mean
 
     def losses(self, batch: Batch, generator: random.Random) -> tuple[Tensor, Losses]:
-        """This process's part of the loss of one batch, and what all of it is made of.
+        """Return this process's part of the loss of one batch, and what all of it is made of.
 
         Every process knows the whole batch and draws the same numbers; it reads a share of the documents and asks a
         share of the questions. A term is divided by what the whole batch has of it, so that the parts add up.
@@ -173,7 +173,7 @@ class Trainer:
     def fetched(
         self, asked: Tensor, vectors: Tensor, entries: Entries, mine: list[int], generator: random.Random
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Modulations of questions, their contrasts, and the shares of attention on their right documents.
+        """Return the modulations of questions, their contrasts, and the shares of attention on their right documents.
 
         Args:
             asked: (R, T, D).
@@ -194,7 +194,9 @@ class Trainer:
         return modulation, contrast, (shares * newest[:, seen]).sum(dim=1)
 
     def said(self, asking: Batch, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Per question: nats, readout and divergence, summed over the tokens of its answer; 1 where that is exact."""
+        """Return per question nats, readout and divergence, summed over the tokens of its answer; 1 where that is
+        exact.
+        """
         model, modulated = self.networks.language_model, self.networks.modulation(modulation)
         prompts = [prompt_ids(model, question) for question in asking.questions]
         golds = [answer_ids(model, answer) for answer in asking.answers]
@@ -210,7 +212,8 @@ class Trainer:
         return nats.sum(1), readout.sum(1), distill.sum(1), exact
 
     def contrast(self, query: Tensor, keys: Tensor, timestamps: Tensor, own: Tensor, newest: Tensor) -> Tensor:
-        """-ln of the share of the documents about the question's subject, and -ln of the newest one's share of these.
+        """Return -ln of the share of the documents about the question's subject, and -ln of the newest one's share of
+        these.
 
         The first part leaves time out: before documents are told apart, newer ones would only be noise. (R,); a
         document's share is that of its parts together.
@@ -222,7 +225,8 @@ class Trainer:
         return -(which + scores.masked_fill(~newest, -math.inf).logsumexp(dim=1))
 
     def readout(self, modulation: Tensor, answers: list[list[int]]) -> Tensor:
-        """Nats of answer token i under softmax(E LN(modulation_i)), E the model's own output embeddings; (R, <= T).
+        """Return the nats of answer token i under softmax(E LN(modulation_i)), E the model's own output embeddings; (R,
+        <= T).
 
         The way through the frozen model's layers is long: until it is found, this tells the aggregator what to fetch.
         """
@@ -237,7 +241,9 @@ class Trainer:
     def aggregated(
         self, asked: Tensor, bank: Tensor, scores: Tensor, mask: Tensor, generator: random.Random
     ) -> tuple[Tensor, Tensor]:
-        """Modulations and shares of attention: exact, or for a share of the batches by groups in an order by chance."""
+        """Return the modulations and shares of attention: exact, or for a share of the batches by groups in an order by
+        chance.
+        """
         aggregator, settings = self.networks.aggregator, self.settings
         if generator.random() >= settings.hierarchical:
             modulation, shares = aggregator(asked, bank, scores, mask)
@@ -248,7 +254,8 @@ class Trainer:
         return modulation, shares[:, order.argsort()]
 
     def amortized(self, rows: list[list[int]], generator: random.Random) -> Tensor:
-        """(N, T, D). With backpropagation dropout a random share holds the graph, its gradient scaled up.
+        """Return the vectors (N, T, D). With backpropagation dropout a random share holds the graph, its gradient
+        scaled up.
 
         φ̃ = sg(φ) + (N / H)(φ - sg(φ)) for H entries drawn without regard to the questions: the value is φ, and the
         expected gradient that of all N.
@@ -271,11 +278,11 @@ class Trainer:
 
     @torch.no_grad()
     def without_graph(self, rows: list[list[int]]) -> Tensor:
-        """Modulations that hold no graph."""
+        """Return the modulations that hold no graph."""
         return self.networks.amortize_rows(rows)
 
     def bank(self, vectors: Tensor, timestamps: list[float], generator: random.Random) -> tuple[Tensor, Tensor]:
-        """This step's vectors and, once the bank outgrows them, remembered ones; with a timestamp each."""
+        """Return this step's vectors and, once the bank outgrows them, remembered ones; with a timestamp each."""
         wanted = min(len(self.memory), max(0, self.progress.bank - self.settings.batch))
         if wanted:
             vectors = torch.cat([vectors, self.memory[-wanted:].to(vectors)])
@@ -283,7 +290,9 @@ class Trainer:
         return vectors, torch.tensor(timestamps, dtype=torch.float64, device=vectors.device)
 
     def visible(self, own: list[list[int]], entries: int, generator: random.Random) -> Tensor:
-        """(R, entries) bool: a question's own entries and others by chance, `progress.bank` in all."""
+        """Return (R, entries) bool: a question's own entries and others by chance, as many as the curriculum's bank in
+        all.
+        """
         if self.progress.bank >= entries:
             return torch.ones(len(own), entries, dtype=torch.bool)
         mask = marked(own, entries)
@@ -294,7 +303,7 @@ class Trainer:
         return mask
 
     def attended(self, scores: Tensor, mask: Tensor, entries: int) -> Tensor:
-        """(N + M,) bool: visible entries of the step, and of the remembered ones the likest to each question.
+        """Return (N + M,) bool: visible entries of the step, and of the remembered ones the likest to each question.
 
         All are scored and supersede each other; attention to thousands would cost more than the rest of the step,
         and what the unlikely ones of them would get is what the contrast holds down.
@@ -312,7 +321,7 @@ class Trainer:
         self.memory = kept[-self.settings.remembered :] if self.settings.remembered else kept[:0]
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed training needs."""
+        """Return everything a resumed training needs."""
         return {
             "networks": self.networks.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -337,7 +346,7 @@ class Trainer:
 
 
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:
-    """The value itself, its gradient times `factor`.
+    """Return the value itself, its gradient times `factor`.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -350,7 +359,7 @@ def scaled_gradient(value: Tensor, factor: float) -> Tensor:
 
 
 def marked(places: list[list[int]], entries: int) -> Tensor:
-    """(R, entries) bool: where each question's places are.
+    """Return (R, entries) bool: where each question's places are.
 
     Example:
         >>> marked([[0], [0, 2]], 3).int().tolist()

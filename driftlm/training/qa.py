@@ -45,7 +45,7 @@ class Lesson:
 
     @property
     def context(self) -> str:
-        """All texts."""
+        """Return all texts, a line each."""
         return "\n".join(self.texts)
 
 
@@ -125,7 +125,7 @@ class AnswerTrainer:
         self.best = [parameter.detach().clone() for parameter in self.parameters]
 
     def step(self) -> tuple[float, float]:
-        """One step of the optimizer; the nats of a token of the answers and of the rest."""
+        """Take one step of the optimizer; return the nats of a token of the answers and of the rest."""
         step, settings = self.progress.step, self.settings
         rows = [row_of(self.language_model, lesson, settings.longest) for lesson in self.lessons(step)]
         answer, text = self.losses(rows)
@@ -139,7 +139,7 @@ class AnswerTrainer:
         return answer.item(), text.item()
 
     def computing(self) -> AbstractContextManager[Any]:
-        """In bfloat16 where that was asked for."""
+        """Compute in bfloat16 where that was asked for."""
         return torch.autocast(self.language_model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def losses(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -156,12 +156,12 @@ class AnswerTrainer:
         return nats[answers].mean(), nats[~answers].mean() if self.settings.text else nats.new_zeros(())
 
     def means(self, losses: Sequence[tuple[float, float]]) -> dict[str, float]:
-        """A line's part about some steps."""
+        """Return a line's part about some steps."""
         nats, text = (sum(one) / len(losses) for one in zip(*losses, strict=True))
         return {"nats": round(nats, 4)} | ({"text": round(text, 4)} if self.settings.text else {})
 
     def checked(self) -> dict[str, Any]:
-        """Held-out results; the best parameters are kept."""
+        """Return held-out results; the best parameters are kept."""
         with self.computing():
             found = asked(self.language_model, self.held_out, self.settings.longest)
         self.progress.waited += 1
@@ -171,7 +171,7 @@ class AnswerTrainer:
         return {"held_out": found}
 
     def save(self, folder: Path) -> None:
-        """The best parameters as a PEFT folder, in place of earlier ones."""
+        """Write the best parameters as a PEFT folder, in place of earlier ones."""
         self.put(self.best)
         shutil.rmtree(folder, ignore_errors=True)
         formats.save(self.language_model, self.trainable, folder)
@@ -182,7 +182,7 @@ class AnswerTrainer:
             parameter.data = value
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed training needs."""
+        """Return everything a resumed training needs."""
         return {
             "learned": [parameter.data for parameter in self.parameters],
             "best": self.best,
@@ -206,7 +206,7 @@ class AnswerTrainer:
 
 
 def low_rank(language_model: LanguageModel, settings: AnswerTraining, *, fast: bool) -> Trainable:
-    """A new LoRA, its first factor drawn with a variance of 1 / inputs; the second is 0."""
+    """Return a new LoRA, its first factor drawn with a variance of 1 / inputs; the second is 0."""
     trainable = choose(language_model, "lora", rank=settings.rank, targets=settings.target_modules)
     generator = torch.Generator().manual_seed(settings.seed)
     for name, parameter in trainable.parameters.items():
@@ -221,7 +221,7 @@ def low_rank(language_model: LanguageModel, settings: AnswerTraining, *, fast: b
 
 
 def row_of(language_model: LanguageModel, lesson: Lesson, longest: int) -> Row:
-    """The questions of a lesson one after the other, its texts before the first, cut to `longest` tokens."""
+    """Return the questions of a lesson one after the other, its texts before the first, cut to `longest` tokens."""
     ids, marks = list[int](), list[int]()
     for number, (question, answer) in enumerate(lesson.asked):
         prompt, gold = prompt_of(language_model, lesson if number == 0 else Lesson([], []), question, answer, longest)
@@ -233,7 +233,7 @@ def row_of(language_model: LanguageModel, lesson: Lesson, longest: int) -> Row:
 def prompt_of(
     language_model: LanguageModel, lesson: Lesson, question: str, answer: str, longest: int
 ) -> tuple[list[int], list[int]]:
-    """Tokens of a question behind the lesson's texts, or alone where these do not fit, and of its answer."""
+    """Return the tokens of a question behind the lesson's texts, or alone where these do not fit, and of its answer."""
     gold = answer_ids(language_model, answer)
     prompt = prompt_ids(language_model, question, lesson.context)
     if lesson.texts and len(prompt) + len(gold) > longest:
@@ -242,7 +242,9 @@ def prompt_of(
 
 
 def asked(language_model: LanguageModel, lessons: Sequence[Lesson], longest: int) -> dict[str, Any]:
-    """Nats of an answer token of every lesson's first question, and strict exact match by whether it has a text."""
+    """Return the nats of an answer token of every lesson's first question, and strict exact match by whether it has a
+    text.
+    """
     total, tokens = 0.0, 0
     right: dict[str, list[bool]] = {}
     for start in range(0, len(lessons), AT_A_TIME):
@@ -259,7 +261,7 @@ def asked(language_model: LanguageModel, lessons: Sequence[Lesson], longest: int
 
 
 def sources(stream: str, training: AnswerTraining) -> tuple[Lessons, list[Lesson]]:
-    """What is taught, and what is watched: names or documents never trained on."""
+    """Return what is taught, and what is watched: names or documents never trained on."""
     seed, batch = training.seed, training.batch
     if stream == "facts":
         unseen = World("validation", random.Random(f"{seed} held out"))
@@ -283,7 +285,7 @@ def sources(stream: str, training: AnswerTraining) -> tuple[Lessons, list[Lesson
 
 
 def fact_lesson(world: World, context: float, distracting: int = 0) -> Lesson:
-    """Somebody's document with a question for every attribute, or one question without it."""
+    """Return somebody's document with a question for every attribute, or one question without it."""
     subject = world.subject()
     with_document = world.random.random() < context
     news = ""
@@ -301,7 +303,7 @@ def fact_lesson(world: World, context: float, distracting: int = 0) -> Lesson:
 
 
 def stream_lesson(stream: QuestionStream, generator: random.Random, context: float, distracting: int = 0) -> Lesson:
-    """A document of a stream with its questions in any order, or one of them without it."""
+    """Return a document of a stream with its questions in any order, or one of them without it."""
     name = generator.choice(stream.questions).document
     questions = [question for question in stream.questions if question.document == name]
     generator.shuffle(questions)
@@ -315,13 +317,13 @@ def stream_lesson(stream: QuestionStream, generator: random.Random, context: flo
 
 
 def among(text: str, others: list[str], generator: random.Random) -> list[str]:
-    """A text somewhere among others."""
+    """Put a text somewhere among others."""
     place = generator.randrange(len(others) + 1) if others else 0
     return [*others[:place], text, *others[place:]]
 
 
 def shown(line: dict[str, Any]) -> str:
-    """A log line as a person reads it."""
+    """Return a log line as a person reads it."""
     text = f"step {line['step']:>5} {line['seconds']:7.0f} s  answer {line['nats']:.3f} nats"
     if found := line.get("held_out"):
         text += f"  unseen: {found['nats']:.3f} nats"

@@ -42,27 +42,29 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process logs, checks and writes."""
+        """Tell whether this process logs, checks and writes."""
         return self.number == 0
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
-        """What this process takes of what all know."""
+        """Return what this process takes of what all know."""
         return list(rows[self.number :: self.count])
 
     def summed(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in each of them."""
+        """Return the sum over all processes, in each of them."""
         if self.count == 1:
             return value
         result: Tensor = Summed.apply(value)
         return result
 
     def gathered(self, rows: Tensor, places: Sequence[int], count: int) -> Tensor:
-        """(N, ...): the rows of every process at their places; gradients come back to the process that made a row."""
+        """Return (N, ...): the rows of every process at their places; gradients come back to the process that made a
+        row.
+        """
         index = torch.tensor(places, device=rows.device)
         return self.summed(rows.new_zeros(count, *rows.shape[1:]).index_copy(0, index, rows))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The gradient of the sum of all processes' losses, in each of them."""
+        """Sum the gradients of all processes' losses, in each of them."""
         for parameter in parameters if self.count > 1 else ():
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
@@ -73,14 +75,14 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        """Of values of one shape."""
+        """Sum values of one shape over all processes."""
         total = value.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Every process has its own part of the loss."""
+        """Sum the gradients: every process has its own part of the loss."""
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total

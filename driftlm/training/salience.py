@@ -62,7 +62,7 @@ def train(
 
 
 def sources(stream: str, training: SalienceTraining) -> tuple[Callable[[int], Episode], Callable[[int], Episode]]:
-    """What is trained on, and what is watched: names or documents never trained on."""
+    """Return what is trained on, and what is watched: names or documents never trained on."""
     count, seed = training.documents, training.seed
     if stream == "facts":
         learned = fact_batches(count, seed, changed=0.0, distracting=1 / count)
@@ -73,7 +73,7 @@ def sources(stream: str, training: SalienceTraining) -> tuple[Callable[[int], Ep
 
 
 def episodes(batches: Batches) -> Callable[[int], Episode]:
-    """Of every batch the last document is the unrelated text, and questions about it are not asked."""
+    """Yield batches, in each of which the last document is the unrelated text, about which nothing is asked."""
 
     def episode(step: int) -> Episode:
         batch = batches(step)
@@ -85,7 +85,7 @@ def episodes(batches: Batches) -> Callable[[int], Episode]:
 
 
 def checked(trainer: SalienceTrainer, watched: list[Episode]) -> dict[str, float]:
-    """Nats of an answer token on held-out episodes, each from the start.
+    """Return the nats of an answer token on held-out episodes, each from the start.
 
     `before` anything is read; after reading with the weights that were `learned`, with the `even` weight that is their
     mean over the episode, and with weights of 1 (`uniform`).
@@ -111,18 +111,18 @@ def checked(trainer: SalienceTrainer, watched: list[Episode]) -> dict[str, float
 
 
 def constant(weight: float) -> Weigh:
-    """Every token weighs the same."""
+    """Weigh every token the same."""
     return lambda ids: torch.full((len(ids) - 1,), weight, device=ids.device)
 
 
 @torch.no_grad()
 def answered(inner: Inner, values: Values, episode: Episode) -> float:
-    """Nats of an answer token of an episode."""
+    """Return the nats of an answer token of an episode."""
     return inner.answers(values, episode).item()
 
 
 def shown(line: dict[str, Any]) -> str:
-    """A log line as a person reads it."""
+    """Return a log line as a person reads it."""
     text = f"step {line['step']:>5} {line['seconds']:7.0f} s  answer {line['before']:.3f} -> {line['nats']:.3f} nats  "
     text += f"locality {line['locality']:.4f}  weights {line['weight']:.3f} ± {line['spread']:.3f}"
     if found := line.get("held_out"):

@@ -13,17 +13,18 @@ class AnswerTraining:
     """How a model is tuned to answer.
 
     Attributes:
-        steps: of the optimizer.
-        batch: documents a step.
-        context: share of them that stand before their questions; the questions of the others are asked closed-book.
-        distracting: most other documents that stand beside one.
-        text: weight of the nats of a token of what is no answer.
-        rank: of the LoRA.
-        target_modules: what it changes: `attention`, `mlp`, `all-linear` or module names separated by commas.
-        rate: of AdamW; it rises over the first 100 steps and falls to nothing over the last two thirds.
-        longest: tokens of a document with its questions. A document that does not fit whole is left out.
-        patience: held-out checks in a row without a new best after which the training ends; 0 for none.
-        seed: of everything random.
+        steps: Take so many steps of the optimizer.
+        batch: Read so many documents a step.
+        context: Put this share of them before their questions; the questions of the others are asked closed-book.
+        distracting: Put at most so many other documents beside one.
+        text: Weigh the nats of a token of what is no answer by this.
+        rank: Give the LoRA this rank.
+        target_modules: Change `attention`, `mlp`, `all-linear` or module names separated by commas.
+        rate: Learn at this rate with AdamW; it rises over the first 100 steps and falls to nothing over the last two
+            thirds.
+        longest: Leave out a document that does not fit whole, with its questions, into so many tokens.
+        patience: End after so many held-out checks in a row without a new best; 0 for never.
+        seed: Seed everything random.
     """
 
     steps: int = 1200
@@ -54,7 +55,7 @@ class AnswerTraining:
             )
 
     def rate_at(self, step: int) -> float:
-        """Rises over the first steps, falls to nothing over the last two thirds."""
+        """Return the rate of a step: it rises over the first steps, and falls to nothing over the last two thirds."""
         return self.rate * min((step + 1) / WARM_UP, 1.5 * (self.steps - step) / self.steps, 1.0)
 
 
@@ -63,18 +64,19 @@ class SalienceTraining:
     """How the network that weighs tokens is meta-trained.
 
     Attributes:
-        steps: of the optimizer.
-        documents: K, read in a row by one inner SGD step each, before their questions are asked.
-        inner_rate: η of the inner steps; also the rate to read with later.
-        rate: of Adam, on the network.
-        locality: c, of the divergence of the model before from the model after on an unrelated text.
-        reset: documents after which the inner model goes back to its start.
-        order: `second` follows how an inner step changes the gradients of later ones; `first` leaves that out.
-        learn: what the inner steps change: `all`, `lora` or `norms`.
-        hidden: units of the network.
-        longest: tokens of a document that are read.
-        memory: MiB that the graph of a step may hold; 0 for no limit.
-        seed: of everything random.
+        steps: Take so many steps of the optimizer.
+        documents: Read K documents in a row by one inner SGD step each, before their questions are asked.
+        inner_rate: Take the inner steps at the rate η; it is also the rate to read with later.
+        rate: Learn at this rate with Adam, on the network.
+        locality: Weigh by c the divergence of the model before from the model after on an unrelated text.
+        reset: Go back to the start of the inner model after so many documents.
+        order: Let the `second` order follow how an inner step changes the gradients of later ones; `first` leaves that
+            out.
+        learn: Change `all`, `lora` or `norms` by the inner steps.
+        hidden: Give the network so many units.
+        longest: Read so many tokens of a document.
+        memory: Let the graph of a step hold so many MiB; 0 for no limit.
+        seed: Seed everything random.
     """
 
     steps: int = 300

@@ -64,7 +64,7 @@ class Losses:
 
     @staticmethod
     def mean(several: Sequence["Losses"]) -> dict[str, float]:
-        """Of several steps, by name."""
+        """Return the mean of several steps, by name."""
         return {name: sum(vars(one)[name] for one in several) / len(several) for name in vars(several[0])}
 
 
@@ -88,25 +88,27 @@ class Inner:
         self.called = Called(language_model.model)
 
     def under(self, values: Values, function: Callable[[], Result]) -> Result:
-        """What `function` returns while the model has other parameters; its attention can be differentiated twice."""
+        """Return what `function` returns while the model has other parameters; its attention can be differentiated
+        twice.
+        """
         named = {f"model.{name}": value for name, value in values.items()}
         with sdpa_kernel(SDPBackend.MATH):
             result: Result = functional_call(self.called, named, (function,))
         return result
 
     def ids(self, text: str) -> Tensor:
-        """(1 + S,), BOS first."""
+        """Return (1 + S,), BOS first."""
         return torch.tensor(self.language_model.encode(text)[0][: self.longest], device=self.language_model.device)
 
     def logits(self, values: Values, ids: Tensor) -> Tensor:
-        """(S, V), what predicts each token but BOS."""
+        """Return (S, V), what predicts each token but BOS."""
         logits: Tensor = self.under(
             values, lambda: self.language_model.model(input_ids=ids[None, :-1], use_cache=False).logits[0]
         )
         return logits
 
     def stepped(self, values: Values, ids: Tensor, weights: Tensor, graph: bool) -> Values:
-        """θ after one step on a document, S being its real tokens."""
+        """Return θ after one step on a document, S being its real tokens."""
         at = values if graph and self.second_order else {n: v.detach() for n, v in values.items()}
         at = {name: value if value.requires_grad else value.requires_grad_() for name, value in at.items()}
         # Not the scorer's own loss, whose gradient has no gradient.
@@ -119,14 +121,14 @@ class Inner:
         }
 
     def adapted(self, values: Values, documents: Sequence[str], weigh: Weigh, graph: bool = False) -> Values:
-        """θ_K after the documents, one after the other."""
+        """Return θ_K after the documents, one after the other."""
         for document in documents:
             ids = self.ids(document)
             values = self.stepped(values, ids, weigh(ids), graph)
         return values if graph else {name: value.detach() for name, value in values.items()}
 
     def answers(self, values: Values, episode: Episode) -> Tensor:
-        """Nats of an answer token, without any document in the context."""
+        """Return the nats of an answer token, without any document in the context."""
         model = self.language_model
         prompts = [prompt_ids(model, question) for question in episode.questions]
         golds = [answer_ids(model, answer) for answer in episode.answers]
@@ -134,7 +136,7 @@ class Inner:
         return nats.sum() / there.sum()
 
     def divergence(self, before: Values, after: Values, text: str) -> Tensor:
-        """KL(p_before || p_after) on a text, nats a token."""
+        """Return KL(p_before || p_after) on a text, nats a token."""
         ids = self.ids(text)
         with torch.no_grad():
             teacher = self.logits(before, ids).log_softmax(-1)
@@ -186,12 +188,12 @@ class SalienceTrainer:
         self.values = inner.start
 
     def weigh(self, ids: Tensor) -> Tensor:
-        """w (S,) of a document's tokens."""
+        """Return the weights w (S,) of a document's tokens."""
         weights: Tensor = self.network(hidden_states(self.reader, ids)[1:])
         return weights
 
     def step(self) -> Losses:
-        """One step of the optimizer."""
+        """Take one step of the optimizer."""
         if self.progress.documents >= self.settings.reset:
             self.values, self.progress.documents = self.inner.start, 0
         episode = self.episodes(self.progress.step)
@@ -205,7 +207,7 @@ class SalienceTrainer:
         return losses
 
     def losses(self, episode: Episode) -> tuple[Tensor, Losses, Values]:
-        """The loss of an episode, what it is made of, and θ_K."""
+        """Return the loss of an episode, what it is made of, and θ_K."""
         seen: list[Tensor] = []
 
         def weigh(ids: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ class SalienceTrainer:
         return nats + self.settings.locality * locality, Losses(*facts), after
 
     def graph_size(self) -> int:
-        """Bytes that the graph of a step holds, measured on one.
+        """Return the bytes that the graph of a step holds, measured on one.
 
         Raises:
             DriftError: as soon as they are more than the settings' `memory`.
@@ -232,7 +234,7 @@ class SalienceTrainer:
         return size[0]
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed training needs."""
+        """Return everything a resumed training needs."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

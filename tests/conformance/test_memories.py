@@ -273,7 +273,7 @@ def test_forgetting_is_exact_or_refused(make: Make, case: Case) -> None:
 @pytest.mark.parametrize("name", registered())
 def test_cached_windows_are_refused_where_positions_are_absolute(make: Make, name: str) -> None:
     for which in memory_class(name).examples():
-        with pytest.raises(DriftError, match=r"absolute positions.*--window overlapping"):
+        with pytest.raises(DriftError, match=r"absolute positions.*`Windows.window` overlapping"):
             make(Case(name, which, "gpt2", "cached"))
 
 

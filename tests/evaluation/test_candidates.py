@@ -229,8 +229,8 @@ def test_what_adapting_does_to_other_text(made: BankNetworks, terms: Terms) -> N
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ([], "--memories was empty"),
-        ([","], "--memories was empty"),
+        ([], "`QuestionStudy.memories` was empty"),
+        ([","], "`QuestionStudy.memories` was empty"),
         (["bnak"], "named 'bnak'; give some of none, uniform"),
         (["bank+"], "named 'bank+', where a + joins nothing"),
         (["bank,bank"], "named bank twice"),

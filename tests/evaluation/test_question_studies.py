@@ -101,7 +101,7 @@ def test_rates_are_chosen_on_documents_that_are_not_studied(file: Path) -> None:
     assert {one.document for one in held_out.questions} == {one.id for one in held_out.documents}
     assert held_out == validation_of(str(file), chosen, 2, seed=0)
     assert validation_of(str(file), questions_of(str(file), 8, 0), 2, seed=0).questions == ()
-    with pytest.raises(DriftError, match="--documents was 0"):
+    with pytest.raises(DriftError, match="`facts.documents` was 0"):
         facts(0)
 
 

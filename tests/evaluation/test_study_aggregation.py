@@ -128,11 +128,14 @@ def test_of_a_bank_that_is_small_enough_every_way_is_exact(way: str, made: BankN
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: Aggregation("best", 3), "--aggregation was 'best'; give one of exact, nearest"),
-        (lambda: Aggregation("exact", 3), "--size was 3, but exact aggregation has no size"),
-        (lambda: Aggregation("nearest"), "--size was 0; nearest aggregation needs one of at least 1"),
-        (lambda: Aggregation("hierarchical", 1), "--size was 1; hierarchical aggregation needs one of at least 2"),
-        (lambda: Asking(beams=0), "--beams was 0; give at least 1"),
+        (lambda: Aggregation("best", 3), "`Aggregation.way` was 'best'; give one of exact, nearest"),
+        (lambda: Aggregation("exact", 3), "`Aggregation.size` was 3, but exact aggregation has no size"),
+        (lambda: Aggregation("nearest"), "`Aggregation.size` was 0; nearest aggregation needs one of at least 1"),
+        (
+            lambda: Aggregation("hierarchical", 1),
+            "`Aggregation.size` was 1; hierarchical aggregation needs one of at least 2",
+        ),
+        (lambda: Asking(beams=0), "`Asking.beams` was 0; give at least 1"),
     ],
 )
 def test_refusals(call: object, sentence: str) -> None:

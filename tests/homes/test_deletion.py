@@ -68,7 +68,7 @@ def test_what_was_restored_away_is_forgotten_too(tmp_path: Path) -> None:
     with home_in(tmp_path / "home") as home:
         home.read(READ[0])
         home.read(SECRET)
-        home.restore(home.point(before_document=SECRET.id))
+        home.restore(home.point(before=SECRET.id))
         assert plan(home, SECRET.id).cost.documents == 0
         forget(home, SECRET.id)
         assert_same(home.memory.state(), straight(KINDS["all adam"], READ[:1]))

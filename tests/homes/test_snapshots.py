@@ -45,7 +45,7 @@ def test_what_was_restored_away_comes_back_with_a_later_snapshot(tmp_path: Path)
         for document in READ[:3]:
             home.read(document)
         home.snapshot("three")
-        home.restore(home.point(before_document="d1"))
+        home.restore(home.point(before="d1"))
         assert [entry.active for entry in home.journal.entries([1, 2, 3])] == [True, False, False]
         home.read(READ[4])
         home.snapshot("other")
@@ -65,31 +65,31 @@ def test_as_of_a_document_and_as_of_a_date(tmp_path: Path) -> None:
         def ids(**where: str) -> list[str]:
             return [entry.id for entry in home.journal.entries(home.point(**where))]
 
-        assert ids(before_document="d2") == ["d0", "d1", "undated"]
-        assert ids(as_of_time="2001-06-15") == ["d0", "d1", "undated"]  # all of that day
-        assert ids(as_of_time="2001-06-14") == ids(as_of_time="2001-05") == ids(as_of_time="2000") == ["d0"]
-        assert ids(as_of_time="2001") == ["d0", "d1", "undated"]
-        assert ids(as_of_time="2002-06") == ["d0", "d1", "undated", "d2", "late"]
-        assert ids(as_of_time="1999") == [] and ids(as_of_time="2030") == [one.id for one in stream]
+        assert ids(before="d2") == ["d0", "d1", "undated"]
+        assert ids(as_of="2001-06-15") == ["d0", "d1", "undated"]  # all of that day
+        assert ids(as_of="2001-06-14") == ids(as_of="2001-05") == ids(as_of="2000") == ["d0"]
+        assert ids(as_of="2001") == ["d0", "d1", "undated"]
+        assert ids(as_of="2002-06") == ["d0", "d1", "undated", "d2", "late"]
+        assert ids(as_of="1999") == [] and ids(as_of="2030") == [one.id for one in stream]
         home.snapshot("all")
         for as_of, count in (("2001", 3), ("2000-06-15T00:00:01", 1)):
             home.restore(home.point(snapshot="all"))
-            target = home.point(as_of_time=as_of)
+            target = home.point(as_of=as_of)
             cost = home.replay.cost(target)
             assert (cost.documents, cost.start) == (count, "start")
             assert cost.tokens == sum(entry.totals.tokens for entry in entries[:count]) and cost.seconds > 0
             home.restore(target)
             assert_same(home.memory.state(), straight(KINDS["all adam"], stream[:count]))
         with pytest.raises(DriftError, match="no document 'd9'"):
-            home.point(before_document="d9")
-        with pytest.raises(DriftError, match="--as-of was 'soon'"):
-            home.point(as_of_time="soon")
+            home.point(before="d9")
+        with pytest.raises(DriftError, match="`point.as_of` was 'soon'"):
+            home.point(as_of="soon")
         with pytest.raises(DriftError, match="one of them"):
             home.point()
     with home_in(tmp_path / "undated") as home:
         home.read(stream[2])
         with pytest.raises(DriftError, match="names a time"):
-            home.point(as_of_time="2001")
+            home.point(as_of="2001")
 
 
 def test_equal_tensors_are_on_disk_once(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_unknown_rotary_layout_is_refused_only_where_it_matters(monkeypatch: 
     empty = tuple((torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)) for _ in range(2))
     assert rotary.before(KeyValues(empty), windows[3]).origin == 0
     monkeypatch.setattr(cache, "LAST_POSITION", 40)
-    with pytest.raises(DriftError, match=r"beyond 40 tokens.*--window overlapping.*--piece BYTES"):
+    with pytest.raises(DriftError, match=r"beyond 40 tokens.*`Windows.window` overlapping.*`Stream.piece` BYTES"):
         rotary.before(KeyValues(empty), windows[-1])
 
 
@@ -157,7 +157,7 @@ def test_an_unknown_rotary_layout_is_refused_only_where_it_matters(monkeypatch: 
 )  # fmt: skip
 def test_rope_types_that_change_with_length_are_refused_by_name(rope: dict[str, Any]) -> None:
     language = tiny("Llama", max_position_embeddings=512, rope_parameters={"rope_theta": 10_000.0, **rope})
-    with pytest.raises(DriftError, match=rf"tiny-Llama.*{rope['rope_type']}.*--window overlapping"):
+    with pytest.raises(DriftError, match=rf"tiny-Llama.*{rope['rope_type']}.*`Windows.window` overlapping"):
         RotaryCache(language)
 
 
@@ -177,20 +177,20 @@ def test_a_rope_type_is_found_in_one_kind_of_layer_only() -> None:
     ],
 )
 def test_positions_that_are_not_rotary_are_refused(name: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(DriftError, match=rf"tiny-{name}.*has absolute positions.*--window overlapping"):
+    with pytest.raises(DriftError, match=rf"tiny-{name}.*has absolute positions.*`Windows.window` overlapping"):
         RotaryCache(tiny(name, **settings))
 
 
 def test_rotary_angles_from_a_table_are_refused() -> None:
     language = tiny("GPTJ", n_positions=64, n_embd=32, n_layer=2, n_head=4, rotary_dim=8)
-    with pytest.raises(DriftError, match="tiny-GPTJ.* rotary angles from a table.*--window overlapping"):
+    with pytest.raises(DriftError, match="tiny-GPTJ.* rotary angles from a table.*`Windows.window` overlapping"):
         RotaryCache(language)
 
 
 def test_chunked_attention_is_refused() -> None:
     language = language_model("llama")
     language.model.config.layer_types = ["chunked_attention", "full_attention"]
-    with pytest.raises(DriftError, match="fixed chunks of the document.*--window overlapping"):
+    with pytest.raises(DriftError, match="fixed chunks of the document.*`Windows.window` overlapping"):
         RotaryCache(language)
 
 

@@ -79,7 +79,7 @@ def test_what_did_not_change_gets_no_factors_and_maps_of_less_rank_are_filled() 
 
 def test_what_no_factors_can_stand_for_is_refused() -> None:
     prior = FAMILIES["llama"]()
-    with pytest.raises(DriftError, match="--rank was 0"):
+    with pytest.raises(DriftError, match="`export.rank` was 0"):
         low_rank_delta(prior, changed("llama"), 0)
     with pytest.raises(DriftError, match="another model"):
         low_rank_delta(prior, changed("qwen"), 2)

@@ -140,10 +140,10 @@ def test_a_damaged_folder_is_refused_in_a_sentence(folder: Path, damage: Callabl
 
 
 def test_settings_that_cannot_be_are_refused(llama_folder: Path) -> None:
-    with pytest.raises(DriftError, match="--dtype was 'float8'; give float32 or bfloat16"):
+    with pytest.raises(DriftError, match="`Machine.dtype` was 'float8'; give float32 or bfloat16"):
         load(llama_folder, dtype="float8")
     if not torch.cuda.is_available():
-        with pytest.raises(DriftError, match="--device was 'cuda:1'.*--device cpu"):
+        with pytest.raises(DriftError, match="`Machine.device` was 'cuda:1'.*`Machine.device` cpu"):
             load(llama_folder, device="cuda:1")
 
 
@@ -200,7 +200,7 @@ def test_a_context_beyond_the_positions_is_refused() -> None:
     language = language_model("gpt2")
     refuse_long_context(language, POSITIONS)
     with pytest.raises(
-        DriftError, match=rf"--context {POSITIONS + 1} exceeds the {POSITIONS} positions of 'tiny-gpt2'"
+        DriftError, match=rf"`Windows.context` {POSITIONS + 1} exceeds the {POSITIONS} positions of 'tiny-gpt2'"
     ):
         refuse_long_context(language, POSITIONS + 1)
 
@@ -212,7 +212,7 @@ def test_a_context_over_which_rotary_angles_change_is_refused() -> None:
     model = tiny("LlamaForCausalLM", max_position_embeddings=256, rope_parameters=rope)
     language = LanguageModel(model, TOKENIZER, "long", BOS, "")
     refuse_long_context(language, 32)
-    with pytest.raises(DriftError, match="--context 33 exceeds the 32 positions of 'long'; give at most 32"):
+    with pytest.raises(DriftError, match="`Windows.context` 33 exceeds the 32 positions of 'long'; give at most 32"):
         refuse_long_context(language, 33)
 
 
@@ -230,12 +230,12 @@ def test_eos_stands_in_for_a_missing_bos_and_with_neither_one_is_asked_for(folde
     without(folder, "bos_token")
     assert load(folder).bos == BOS
     without(folder, "bos_token", "eos_token")
-    with pytest.raises(DriftError, match="neither a BOS nor an EOS token.*--bos TOKEN"):
+    with pytest.raises(DriftError, match="neither a BOS nor an EOS token.*`Machine.bos` TOKEN"):
         load(folder)
     language = load(folder, bos="Ġthe")
     assert language.bos == TOKENIZER.convert_tokens_to_ids("Ġthe") and language.encode("a")[0][0] == language.bos
     for nonsense in ("not a token", ""):
-        with pytest.raises(DriftError, match=f"--bos '{nonsense}' is not one token"):
+        with pytest.raises(DriftError, match=f"`Machine.bos` '{nonsense}' is not one token"):
             load(folder, bos=nonsense)
 
 

@@ -26,17 +26,19 @@ def installed(monkeypatch: pytest.MonkeyPatch, package: Any) -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, None)
     assert quantization(0, torch.float32, "cpu") == {}
-    with pytest.raises(DriftError, match=r"--bits 4 needs the package bitsandbytes; run pip install .driftlm\[quanti"):
+    with pytest.raises(
+        DriftError, match=r"`Machine.bits` 4 needs the package bitsandbytes; run pip install .driftlm\[quanti"
+    ):
         Machine(bits=4).load()
 
 
 def test_what_bitsandbytes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, SimpleNamespace(supported_torch_devices={"cuda", "xpu"}, __version__="0.1"))
     with pytest.raises(
-        DriftError, match=r"bitsandbytes 0\.1 cannot do on --device cpu; give one of cuda, xpu, or --bi"
+        DriftError, match=r"bitsandbytes 0\.1 cannot do on `Machine.device` cpu; give one of cuda, xpu, or `Machine.bi"
     ):
         quantization(8, torch.float32, "cpu")
-    with pytest.raises(DriftError, match="--bits was 3; give 4 or 8, or 0"):
+    with pytest.raises(DriftError, match="`Machine.bits` was 3; give 4 or 8, or 0"):
         quantization(3, torch.float32, "cpu")
 
 
@@ -89,9 +91,11 @@ def test_a_lora_learns_and_nothing_else(bits: int, tmp_path: Path) -> None:
             memory.learn(window)
         nats.append(total)
     assert nats[1] < nats[0]
-    with pytest.raises(DriftError, match="quantized and cannot learn; give --learn lora"):
+    with pytest.raises(DriftError, match="quantized and cannot learn; give `Learning.learn` lora"):
         WeightMemory(load(bits=bits), Windows("overlapping", 32, 32), Learning())
     saved = save(memory.language_model, memory.trainable, tmp_path / "adapter")
     assert start_from(saved, learning, Machine(bits=bits)).trainable is not None
-    with pytest.raises(DriftError, match="would be rounded .*; give --bits 0, or --learn lora to go on with it"):
+    with pytest.raises(
+        DriftError, match="would be rounded .*; give `Machine.bits` 0, or `Learning.learn` lora to go on with it"
+    ):
         start_from(saved, Learning(learn="none"), Machine(bits=bits))

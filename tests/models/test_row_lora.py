@@ -96,5 +96,5 @@ def test_some_rows_go_on_alone() -> None:
 
 @pytest.mark.parametrize("learn", ["dora", "norms", "all", "none"])
 def test_what_is_no_plain_lora_is_refused(learn: str) -> None:
-    with pytest.raises(DriftError, match="change a plain LoRA each; give --learn lora, or --batch 1"):
+    with pytest.raises(DriftError, match="change a plain LoRA each; give `Learning.learn` lora, or `Stream.batch` 1"):
         RowLora(choose(language_model("llama"), learn), 2)

@@ -173,9 +173,11 @@ def test_the_fast_path_is_taken_by_lora_alone() -> None:
 def test_what_cannot_be_learned_is_refused() -> None:
     language = language_model("llama")
     for layers in ((0, 2), (1, 0), (2, 2), (-1, 0)):
-        with pytest.raises(DriftError, match=rf"--layers was {layers[0]}-{layers[1]}; this model has layers 0-1"):
+        with pytest.raises(
+            DriftError, match=rf"`Learning.layers` was {layers[0]}-{layers[1]}; this model has layers 0-1"
+        ):
             choose(language, "all", layers=layers)
-    with pytest.raises(DriftError, match="--rank was 0"):
+    with pytest.raises(DriftError, match="`Learning.rank` was 0"):
         choose(language, "lora", rank=0)
     with pytest.raises(DriftError, match="'k_porj', which is no linear map of this model; give some of down_proj, "):
         choose(language, "lora", targets="q_proj,k_porj")
@@ -196,7 +198,7 @@ def test_a_rank_that_no_change_can_have_is_refused(learn: str, family: str, targ
     language = language_model(family)
     before = {name: parameter.shape for name, parameter in language.model.named_parameters()}
     for rank in (largest + 1, 100_000_000):  # the latter could not be allocated
-        with pytest.raises(DriftError, match=f"--rank was {rank}, .* above {largest}; give at most {largest}"):
+        with pytest.raises(DriftError, match=f"`Learning.rank` was {rank}, .* above {largest}; give at most {largest}"):
             choose(language, learn, rank=rank, targets=targets)
     assert {name: parameter.shape for name, parameter in language.model.named_parameters()} == before
     chosen = choose(language, learn, rank=largest, targets=targets).parameters
@@ -206,7 +208,7 @@ def test_a_rank_that_no_change_can_have_is_refused(learn: str, family: str, targ
 def test_quantized_weights_learn_only_through_an_adapter() -> None:
     language = language_model("llama")
     language.model.is_quantized = True
-    with pytest.raises(DriftError, match="quantized and cannot learn; give --learn lora"):
+    with pytest.raises(DriftError, match="quantized and cannot learn; give `Learning.learn` lora"):
         choose(language, "all")
 
 

@@ -92,8 +92,8 @@ def test_weights_of_experts_are_those_of_the_last_window_of_a_bucket(windows: in
     ends = [*range(tally.size, windows + 1, tally.size), windows + 1]
     found = tally.expert_weights()
     assert len(found) == len(ends) <= 1000
-    assert [list(standing.weights) for standing in found] == [lines[end - 1]["weights"] for end in ends]
-    assert [standing.tokens for standing in found] == [sum(line["tokens"] for line in lines[:end]) for end in ends]
+    assert [list(point.weights) for point in found] == [lines[end - 1]["weights"] for end in ends]
+    assert [point.tokens for point in found] == [sum(line["tokens"] for line in lines[:end]) for end in ends]
     assert found[-1].document == "d1.txt" and found[0].document == "d0.txt"
 
 

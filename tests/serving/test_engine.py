@@ -156,7 +156,7 @@ def test_what_fails_among_answers_fails_alone(tmp_path: Path) -> None:
 
 
 def test_a_batch_and_a_queue_have_room(tmp_path: Path) -> None:
-    with pytest.raises(DriftError, match="--queue was 0"):
+    with pytest.raises(DriftError, match="`Engine.queue` was 0"):
         Engine(Tenants(tmp_path / "one", model(), KINDS["words"]), 0)
-    with pytest.raises(DriftError, match="--batch was 0"):
+    with pytest.raises(DriftError, match="`Engine.batch` was 0"):
         Engine(Tenants(tmp_path / "other", model(), KINDS["words"]), 4, 0)

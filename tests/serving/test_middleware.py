@@ -80,5 +80,5 @@ def test_with_tokens_who_has_one_is_its_tenant() -> None:
 
 
 def test_limits_have_room() -> None:
-    with pytest.raises(DriftError, match="--max-tokens was 0"):
+    with pytest.raises(DriftError, match="`Limits.max_tokens` was 0"):
         Limits(max_tokens=0)

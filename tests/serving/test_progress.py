@@ -148,7 +148,7 @@ def test_the_memory_it_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(progress, "TENANTS", 2)
     held = Progress()
     for tenant in ("ada", "bo", "ada", "cy"):
-        held.follow(tenant, DocumentProgress("a", 1))
+        held.begin(tenant, DocumentProgress("a", 1))
     assert list(held.tenants) == ["ada", "cy"]
 
 

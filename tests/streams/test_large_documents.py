@@ -28,13 +28,13 @@ def test_a_large_document_is_refused_with_the_way_out(tmp_path: Path, monkeypatc
     (tmp_path / "a.txt").write_text("é" * 2501)
     message = refusal(lambda: read_documents([str(tmp_path / "a.txt")]))
     assert f"{tmp_path / 'a.txt'}: the document is over" in message
-    assert "--piece BYTES" in message
+    assert "`Stream.piece` BYTES" in message
     (tmp_path / "a.jsonl").write_text(line(text="a") + line(text="é" * 2501))
     message = refusal(lambda: read(tmp_path / "a.jsonl"))
     assert "line 2" in message
-    assert "--piece BYTES" in message
+    assert "`Stream.piece` BYTES" in message
     give_stdin(monkeypatch, b"x" * 5001)
-    assert "--piece BYTES" in refusal(lambda: read("-"))
+    assert "`Stream.piece` BYTES" in refusal(lambda: read("-"))
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -87,5 +87,5 @@ def test_a_wrong_byte_behind_a_cut_is_named_by_its_place_in_the_file(tmp_path: P
 @pytest.mark.parametrize("piece", [0, -1, 1023, 64_000_001])
 def test_a_piece_of_no_sensible_size_is_refused(piece: int) -> None:
     message = refusal(lambda: read_documents(["-"], piece=piece))
-    assert f"--piece {piece}" in message
+    assert f"`Stream.piece` {piece}" in message
     assert "1024" in message

@@ -72,12 +72,12 @@ def test_a_document_without_tokens_has_no_window() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (("sliding", 8, 4), "--window was 'sliding'; give overlapping or cached"),
-        (("cached", 8, 0), "--stride was 0.*give 1 or more"),
-        (("cached", 8, -3), "--stride was -3"),
-        (("cached", 0, 1), "^--context was 0.*give 1 or more"),
-        (("overlapping", -4, 0), "^--context was -4"),
-        (("cached", 8, 9), "--stride 9 exceeds --context 8.*at most 8"),
+        (("sliding", 8, 4), "`Windows.window` was 'sliding'; give overlapping or cached"),
+        (("cached", 8, 0), "`Windows.stride` was 0.*give 1 or more"),
+        (("cached", 8, -3), "`Windows.stride` was -3"),
+        (("cached", 0, 1), "^`Windows.context` was 0.*give 1 or more"),
+        (("overlapping", -4, 0), "^`Windows.context` was -4"),
+        (("cached", 8, 9), "`Windows.stride` 9 exceeds `Windows.context` 8.*at most 8"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(settings: tuple[str, int, int], sentence: str) -> None:

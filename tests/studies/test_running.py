@@ -122,7 +122,7 @@ def test_what_a_key_depends_on(tmp_path: Path) -> None:
     one = Cell("x", ("a.txt",), 10)
     keys = {one.key(tmp_path, "f"), Cell("x", ("a.txt",), 10, seed=1).key(tmp_path, "f"), one.key(tmp_path, "g")}
     assert len(keys) == 3 and Cell("x", ("a.txt",), 10, model="there").key(tmp_path, "f") in keys
-    with pytest.raises(DriftError, match="b.txt: No such file.*--data"):
+    with pytest.raises(DriftError, match="b.txt: No such file.*`run.data`"):
         Cell("x", ("b.txt",), 10).key(tmp_path, "f")
 
 

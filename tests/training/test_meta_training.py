@@ -108,7 +108,7 @@ def test_documents_without_a_gradient_are_those_not_chosen() -> None:
 
 def test_a_share_that_keeps_fewer_than_two_documents_is_refused() -> None:
     with pytest.raises(
-        DriftError, match="--kept 0.25 leaves 1 of 4 document parts a gradient; give a share that keeps"
+        DriftError, match="`BankTraining.kept` 0.25 leaves 1 of 4 document parts a gradient; give a share that keeps"
     ):
         trainer(kept=0.25).step()
 
@@ -116,10 +116,10 @@ def test_a_share_that_keeps_fewer_than_two_documents_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"hierarchical": 1.5}, "--hierarchical was 1.5 and --group 16; give a share"),
-        ({"group": 1}, "--hierarchical was 0.0 and --group 1; .* groups of at least 2"),
-        ({"distill": -0.1}, "--distill -0.1 were given; give weights of at least 0"),
-        ({"kept": 0}, "--kept was 0; give a share of the document parts"),
+        ({"hierarchical": 1.5}, "`BankTraining.hierarchical` was 1.5 and `BankTraining.group` 16; give a share"),
+        ({"group": 1}, "`BankTraining.hierarchical` was 0.0 and `BankTraining.group` 1; .* groups of at least 2"),
+        ({"distill": -0.1}, "`BankTraining.distill` -0.1 were given; give weights of at least 0"),
+        ({"kept": 0}, "`BankTraining.kept` was 0; give a share of the document parts"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:

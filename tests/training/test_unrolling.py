@@ -148,20 +148,26 @@ def test_the_graph_is_measured_and_limited() -> None:
     with counted_graph(3) as size:
         y = x.exp().sin()  # keeps exp(x) once, for both
     assert size == [1 << 20] and y.requires_grad
-    with pytest.raises(DriftError, match=r"holds more than --memory 1 MiB; give fewer --documents"), counted_graph(1):
+    with (
+        pytest.raises(
+            DriftError,
+            match=r"holds more than `SalienceTraining.memory` 1 MiB; give fewer `SalienceTraining.documents`",
+        ),
+        counted_graph(1),
+    ):
         x.exp().sin().exp()
     one, two = trainer_of(), trainer_of(documents=1)
     two.episodes = lambda step: replace(episode(step), documents=[TEXTS[0]])
     assert one.graph_size() > two.graph_size() > 100_000
-    with pytest.raises(DriftError, match="--memory 1 MiB"):
+    with pytest.raises(DriftError, match="`SalienceTraining.memory` 1 MiB"):
         trainer_of(memory=1).graph_size()
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
     for settings, message in (
-        ({"documents": 0}, "--documents was 0; give at least 1"),
+        ({"documents": 0}, "`SalienceTraining.documents` was 0; give at least 1"),
         ({"inner_rate": 0.0}, "give positive rates"),
-        ({"order": "third"}, "--order was 'third'; give one of second, first"),
+        ({"order": "third"}, "`SalienceTraining.order` was 'third'; give one of second, first"),
     ):
         with pytest.raises(DriftError, match=message):
             SalienceTraining(**settings)  # type: ignore[arg-type]

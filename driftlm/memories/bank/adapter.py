@@ -23,7 +23,7 @@ ROUNDINGS = 100  # of the largest logit, by which two correct programs may diffe
 
 @torch.no_grad()
 def adapter_of(language_model: LanguageModel, modulated: Modulated, tokens: Sequence[int]) -> Any:
-    """The model of peft around the language model, changed as the modulation's only row changes it.
+    """Return the model of peft around the language model, changed as the modulation's only row changes it.
 
     A LoRA changes `language_model` in place; a prefix does not.
 
@@ -61,7 +61,7 @@ def adapter_of(language_model: LanguageModel, modulated: Modulated, tokens: Sequ
 
 
 def prefix_tuning(model: Any, prefix: Prefix) -> Any:
-    """The model of peft around `model` with keys and values of every layer, each (1, H, P, E), before the text."""
+    """Wrap `model` by peft with keys and values of every layer, each (1, H, P, E), before the text."""
     _, heads, positions, width = prefix[0][0].shape
     config = PrefixTuningConfig(
         task_type="CAUSAL_LM",
@@ -78,7 +78,7 @@ def prefix_tuning(model: Any, prefix: Prefix) -> Any:
 
 
 def flattened(prefix: Prefix) -> Tensor:
-    """A prefix of one row as peft keeps it, (P, 2 L H E): layer by layer the keys, then the values.
+    """Return a prefix of one row as peft keeps it, (P, 2 L H E): layer by layer the keys, then the values.
 
     Example:
         >>> keys = torch.arange(4.0).view(1, 2, 2, 1)

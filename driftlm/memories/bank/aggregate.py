@@ -66,7 +66,7 @@ class AggregatorSettings:
 
     @property
     def inner_hidden(self) -> int:
-        """Width of the feed-forward's hidden layer."""
+        """Return the width of the feed-forward's hidden layer."""
         return self.hidden or self.width
 
 
@@ -84,7 +84,7 @@ class Projected:
 
 
 class Block(nn.Module):
-    """x <- x + out(attention of LN(x) over LN_c(bank)); x <- x + FF(LN(x))."""
+    """Apply x <- x + out(attention of LN(x) over LN_c(bank)); x <- x + FF(LN(x))."""
 
     def __init__(self, settings: AggregatorSettings) -> None:
         super().__init__()
@@ -100,21 +100,21 @@ class Block(nn.Module):
         )
 
     def split(self, rows: Tensor) -> Tensor:
-        """(G, L, H * E) -> (G, H, L, E)."""
+        """Map (G, L, H * E) -> (G, H, L, E)."""
         return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def queries(self, question: Tensor, groups: int) -> Tensor:
-        """(R, T, D) -> (G, H, R / G * T, E), already divided by sqrt(E)."""
+        """Map (R, T, D) -> (G, H, R / G * T, E), already divided by sqrt(E)."""
         queries = self.split(self.to_query(self.norm(question)).reshape(groups, -1, self.to_query.out_features))
         return queries * queries.shape[-1] ** -0.5
 
     def keys_values(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """(G, N, T, D) -> two of (G, H, N * T, E)."""
+        """Map (G, N, T, D) -> two of (G, H, N * T, E)."""
         normed = self.bank_norm(vectors).flatten(1, 2)
         return self.split(self.to_key(normed)), self.split(self.to_value(normed))
 
     def absorbed_queries(self, question: Tensor, groups: int) -> Tensor:
-        """Queries of the normalised bank itself, (R, T, D) -> (G, H, R / G * T, D).
+        """Return queries of the normalised bank itself, (R, T, D) -> (G, H, R / G * T, D).
 
         q (W_k (gain x + bias)) = (W_k^T q gain) x + a constant of the query, which the softmax takes out.
         """
@@ -122,12 +122,14 @@ class Block(nn.Module):
         return self.queries(question, groups) @ weight * self.bank_norm.weight
 
     def absorbed_values(self, mean: Tensor) -> Tensor:
-        """The value of a weighted mean of the normalised bank, (G, H, R / G * T, D) -> (.., E); exact, being affine."""
+        """Return the value of a weighted mean of the normalised bank, (G, H, R / G * T, D) -> (.., E); exact, being
+        affine.
+        """
         weight = self.to_value.weight.unflatten(0, (self.heads, -1))
         return (mean * self.bank_norm.weight + self.bank_norm.bias) @ weight.transpose(1, 2)
 
     def residual(self, question: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention: (R, T, D), (G, H, R / G * T, E) -> (R, T, D)."""
+        """Apply what follows attention: (R, T, D), (G, H, R / G * T, E) -> (R, T, D)."""
         merged = attended.transpose(1, 2).flatten(2).reshape(*question.shape[:2], -1)
         question = question + self.out(merged)
         return question + self.feed_forward(self.forward_norm(question))
@@ -158,7 +160,7 @@ class Aggregator(nn.Module):
             self.raw_strength = nn.Parameter(torch.tensor(math.log(math.expm1(STRENGTH))))
 
     def query_key(self, question: Tensor) -> Tensor:
-        """What a question is compared by: LN over D, then linear over T * D, then length 1; (R, T, D) -> (R, Q).
+        """Return what a question is compared by: LN over D, then linear over T * D, then length 1; (R, T, D) -> (R, Q).
 
         Q is 0 where documents are not scored.
         """
@@ -167,13 +169,15 @@ class Aggregator(nn.Module):
         return F.normalize(self.to_query_key(self.query_norm(question).flatten(1)), dim=-1)
 
     def document_key(self, vectors: Tensor) -> Tensor:
-        """What a document is compared by, kept in the bank beside its vectors; (N, T, D) -> (N, Q), as `query_key`."""
+        """Return what a document is compared by, kept in the bank beside its vectors; (N, T, D) -> (N, Q), as
+        `query_key`.
+        """
         if not self.settings.document_score:
             return vectors.new_empty(len(vectors), 0)
         return F.normalize(self.to_document_key(self.document_norm(vectors).flatten(1)), dim=-1)
 
     def document_scores(self, query: Tensor, keys: Tensor, timestamps: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How well each document fits each question, the superseded less: (R, Q), (N, Q), (N,) -> (R, N).
+        """Score how well each document fits each question, the superseded less: (R, Q), (N, Q), (N,) -> (R, N).
 
         s = temperature * query keys^T, p = softmax_N(8 s), score_k = s_k - strength * sum_j p_j [t_j > t_k].
         A document is superseded by as much as strictly newer ones match the question; those of unknown time neither
@@ -203,7 +207,7 @@ class Aggregator(nn.Module):
         *,
         want_shares: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The training form: (R, T, D) and a bank -> modulation (R, T, D), shares (R, N).
+        """Run the training form: (R, T, D) and a bank -> modulation (R, T, D), shares (R, N).
 
         Each block's logits for the T vectors of entry n are q k^T / sqrt(E) + 2 score_n. Shares, of the attention on
         each entry, are the mean over blocks, heads and query vectors; they hold no graph.
@@ -228,7 +232,7 @@ class Aggregator(nn.Module):
 
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Projected:
-        """A bank's keys and values for `aggregate_cached`: (N, T, D), blocks x 2 x N * T * H * E numbers."""
+        """Return a bank's keys and values for `aggregate_cached`: (N, T, D), blocks x 2 x N * T * H * E numbers."""
         bank, _ = self.checked(vectors[:1], vectors, None, None)
         kept = Projected([], [])
         for block in self.blocks:
@@ -242,7 +246,9 @@ class Aggregator(nn.Module):
     def aggregate_cached(
         self, question: Tensor, projected: Projected, scores: Tensor | None = None, *, want_shares: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """`forward` from kept keys and values: they are read once, and nothing of the bank is computed again."""
+        """Aggregate as `forward` does from kept keys and values: they are read once, and nothing of the bank is
+        computed again.
+        """
         entries = projected.keys[0].shape[1] // self.settings.vectors
         bias = bias_of(scores, None, (len(question), entries))
         chunk = max(1, CACHED_CHUNK // (len(question) * self.settings.heads * self.settings.vectors**2))
@@ -258,7 +264,7 @@ class Aggregator(nn.Module):
         return question, mean_of(shares, question)
 
     def parts(self, entries: int, chunk: int) -> Iterator[tuple[slice, slice]]:
-        """Slices of `chunk` entries and of their vectors."""
+        """Yield the slices of `chunk` entries and of their vectors."""
         for start in range(0, entries, chunk):
             stop = min(entries, start + chunk)
             yield slice(start, stop), slice(start * self.settings.vectors, stop * self.settings.vectors)
@@ -273,7 +279,8 @@ class Aggregator(nn.Module):
         *,
         want_shares: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """`forward` with nothing kept: a running softmax over chunks of the bank, exact for any size of them.
+        """Aggregate as `forward` does with nothing kept: a running softmax over chunks of the bank, exact for any size
+        of them.
 
         Keys and values are never made: what makes them is absorbed into the queries and into the mean. Memory is that
         of one chunk, and where shares are wanted R x H x T x N numbers.
@@ -313,7 +320,7 @@ class Aggregator(nn.Module):
         *,
         want_shares: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """`aggregate_cached` where keys and values were kept, otherwise `aggregate_chunked`."""
+        """Aggregate by `aggregate_cached` where keys and values were kept, otherwise by `aggregate_chunked`."""
         if projected is not None:
             return self.aggregate_cached(question, projected, scores, want_shares=want_shares)
         return self.aggregate_chunked(question, vectors, scores, chunk, want_shares=want_shares)
@@ -321,7 +328,7 @@ class Aggregator(nn.Module):
     def checked(
         self, question: Tensor, vectors: Tensor, scores: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The bank as (G, N, T, D) with G 1 or R, and what is added to its logits, (R, N)."""
+        """Return the bank as (G, N, T, D) with G 1 or R, and what is added to its logits, (R, N)."""
         bank = vectors if vectors.dim() == 4 else vectors[None]
         count, shape = bank.shape[1], (self.settings.vectors, self.settings.width)
         if count == 0:
@@ -335,7 +342,7 @@ class Aggregator(nn.Module):
 
 
 def preselected(scores: Tensor, k: int) -> Tensor:
-    """The k best entries of every question, best first: (R, N) -> (R, min(k, N)) int64.
+    """Find the k best entries of every question, best first: (R, N) -> (R, min(k, N)) int64.
 
     `vectors[indices]` is then a bank for each question, (R, k, T, D), and `scores.gather(1, indices)` its scores.
 
@@ -348,7 +355,7 @@ def preselected(scores: Tensor, k: int) -> Tensor:
 
 
 def newer_mass(mass: Tensor, timestamps: Tensor) -> Tensor:
-    """sum_j mass_j [t_j > t_k] for every k, in O(N log N): (R, N), (N,) -> (R, N).
+    """Return sum_j mass_j [t_j > t_k] for every k, in O(N log N): (R, N), (N,) -> (R, N).
 
     Entries whose timestamp is NaN give nothing and get nothing; equal timestamps do not count as newer.
 

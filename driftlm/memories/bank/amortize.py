@@ -33,24 +33,24 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def tokens(self, text: str) -> list[int]:
-        """Plain tokens of a text."""
+        """Return plain tokens of a text."""
 
     @abstractmethod
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Token rows of R parts -> (R, T, D), each whatever rows stand beside it."""
+        """Map token rows of R parts -> (R, T, D), each whatever rows stand beside it."""
 
     def parts(self, text: str) -> list[list[int]]:
-        """Tokens of a text, in parts of at most `longest`, each between its marks; nothing is cut off."""
+        """Return the tokens of a text, in parts of at most `longest`, each between its marks; nothing is cut off."""
         found, (before, behind), size = self.tokens(text), self.marks, self.room
         return [[*before, *found[start : start + size], *behind] for start in range(0, max(1, len(found)), size)]
 
     def ending(self, text: str) -> list[int]:
-        """The last tokens of a text, as many as a part holds, between the marks."""
+        """Return the last tokens of a text, as many as a part holds, between the marks."""
         return [*self.marks[0], *self.tokens(text)[-self.room :], *self.marks[1]]
 
     @property
     def room(self) -> int:
-        """Tokens of a part besides its marks."""
+        """Return the tokens of a part besides its marks."""
         return self.longest - len(self.marks[0]) - len(self.marks[1])
 
     def keep(self, folder: Path) -> None:
@@ -105,12 +105,14 @@ class StatesEncoder(Encoder):
         self.norm, self.out = nn.LayerNorm(inner), nn.Linear(inner, width)
 
     def tokens(self, text: str) -> list[int]:
-        """A space comes first, so that a name has the same tokens there as inside a sentence."""
+        """Return a space comes first, so that a name has the same tokens there as inside a sentence."""
         return prompting.tokens(self.language_model, f" {text}")
 
     @torch.no_grad()
     def states(self, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
-        """Of each layer (R, L, D), and where tokens are, (R, L) bool. Padding is on the right, where none sees it."""
+        """Return the states of each layer (R, L, D), and where tokens are, (R, L) bool. Padding is on the right, where
+        none sees it.
+        """
         ids, mask = padded(rows)
         device = self.language_model.device
         body: Any = self.language_model.model.base_model
@@ -118,7 +120,7 @@ class StatesEncoder(Encoder):
         return [hidden[layer].float() for layer in self.layers], mask.to(device)
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Token rows of R parts -> (R, T, D)."""
+        """Map token rows of R parts -> (R, T, D)."""
         states, mask = self.states(rows)
         text = self.into(torch.cat([norm(one) for norm, one in zip(self.norms, states, strict=True)], dim=-1))
         x = torch.cat([text, self.learned.expand(len(text), -1, -1).to(text.dtype)], dim=1)

@@ -54,7 +54,7 @@ class AskedBank:
 
     @torch.no_grad()
     def asked(self, questions: Sequence[str]) -> tuple[Modulated, Tensor]:
-        """What lets the model answer each question, and its documents' shares of the attention, (R, B).
+        """Return what lets the model answer each question, and its documents' shares of the attention, (R, B).
 
         The members of an entry have alike parts of its share.
         """
@@ -65,7 +65,7 @@ class AskedBank:
         return modulated, summed.clamp(max=1)  # rounding may go beyond
 
     def aggregated(self, question: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, T, D) -> the modulation (R, T, D) and the shares of entries (R, N)."""
+        """Aggregate (R, T, D) to the modulation (R, T, D) and the shares of entries (R, N)."""
         aggregator, way, size = self.networks.aggregator, self.aggregation.way, self.aggregation.size
         vectors, keys, timestamps, _ = self.entries
         scores = aggregator.document_scores(aggregator.query_key(question), keys.float(), timestamps)
@@ -81,7 +81,7 @@ class AskedBank:
 
 
 def reduced(bank: Reduced, aggregation: Aggregation) -> Reduced:
-    """The bank that is attended to: one of at most so many entries as the aggregation says, or all of it."""
+    """Return the bank that is attended to: one of at most so many entries as the aggregation says, or all of it."""
     if not aggregation.reduces or aggregation.size >= len(bank.members):
         return bank
     if aggregation.way == "nearest-averaged":

@@ -16,7 +16,7 @@ SCORE_WEIGHT = 2.0  # what a document's score counts for in the attention logits
 
 
 def bias_of(scores: Tensor | None, mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
-    """2 score, and -inf where masked: (R, N), or None where there is neither."""
+    """Return 2 score, and -inf where masked: (R, N), or None where there is neither."""
     for name, given in (("scores", scores), ("mask", mask)):
         if given is not None and given.shape != shape:
             raise DriftError(f"The {name} have shape {tuple(given.shape)}, but questions and entries are {shape}.")
@@ -30,7 +30,7 @@ def bias_of(scores: Tensor | None, mask: Tensor | None, shape: tuple[int, int]) 
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T + bias) v and the softmax: -> (G, H, L, E), (G, H, L, N * T).
+    """Return softmax(q k^T + bias) v and the softmax: (G, H, L, E), (G, H, L, N * T).
 
     Args:
         queries: (G, H, L, E).
@@ -65,7 +65,7 @@ def mean_of(shares: list[Tensor], question: Tensor) -> Tensor:
 
 
 class RunningAttention:
-    """`attend` and `shares_of` without a gradient, over parts of the bank that come one after another.
+    """Compute `attend` and `shares_of` without a gradient, over parts of the bank that come one after another.
 
     sum_i exp(z_i) v_i / sum_i exp(z_i), where the sums are held relative to the largest z so far and faded when it
     grows. Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv 1805.02867). Shares keep one
@@ -79,7 +79,9 @@ class RunningAttention:
     """
 
     def __init__(self, queries: Tensor, vectors: int, entries: int) -> None:
-        """Queries are (G, H, L, X), X being E, or D where keys are absorbed into them; entries N, 0 without shares."""
+        """Begin for queries (G, H, L, X), X being E, or D where keys are absorbed into them; entries N, 0 without
+        shares.
+        """
         self.queries = queries
         self.vectors = vectors
         self.peak = queries.new_full((*queries.shape[:3], 1), -math.inf)
@@ -118,11 +120,11 @@ class RunningAttention:
 
     @property
     def mean(self) -> Tensor:
-        """What was attended to, (G, H, L, X)."""
+        """Return what was attended to, (G, H, L, X)."""
         return self.summed / self.total
 
     def shares(self) -> Tensor:
-        """(R, N); once, for what was kept for it is used up."""
+        """Return the shares (R, N); once, for what was kept for them is used up."""
         log_total = self.peak + self.total.log()
         for number, part in enumerate(self.parts):
             self.sums[..., part] *= (self.peaks[..., number : number + 1] - log_total).exp_()

@@ -26,7 +26,7 @@ KEPT = "t5"  # configuration and tokenizer, in a folder of saved networks
 
 
 class ResidualMap(nn.Module):
-    """x <- S x + W_2 tanh(W_1 LN(x)) from width d to D; S is the identity where they are equal, else linear."""
+    """Apply x <- S x + W_2 tanh(W_1 LN(x)) from width d to D; S is the identity where they are equal, else linear."""
 
     def __init__(self, inner: int, width: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualMap(nn.Module):
         self.inside = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, width), nn.Tanh(), nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, d) -> (R, D)."""
+        """Map (R, d) -> (R, D)."""
         result: Tensor = self.skip(x) + self.inside(x)
         return result
 
@@ -60,14 +60,14 @@ class T5Encoder(Encoder):
         self.maps = nn.ModuleList(ResidualMap(self.config.d_model, width) for _ in range(vectors))
 
     def tokens(self, text: str) -> list[int]:
-        """Plain tokens of a text; the spelling of a special token is plain text."""
+        """Return plain tokens of a text; the spelling of a special token is plain text."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
             "input_ids"
         ]
         return found
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Token rows of R parts -> (R, T, D)."""
+        """Map token rows of R parts -> (R, T, D)."""
         ids, mask = (one.to(self.learned.device) for one in padded(rows))
         read = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (R, L, d)
         made = self.decoder(
@@ -79,13 +79,13 @@ class T5Encoder(Encoder):
         return torch.stack([own(one) for own, one in zip(self.maps, made.unbind(1), strict=True)], dim=1)
 
     def keep(self, folder: Path) -> None:
-        """Configuration and tokenizer, so that saved networks do without the folder the T5 came from."""
+        """Keep configuration and tokenizer, so that saved networks do without the folder the T5 came from."""
         self.config.save_pretrained(folder / KEPT)
         self.tokenizer.save_pretrained(folder / KEPT)
 
 
 def pretrained(source: str) -> tuple[Any, Any]:
-    """A T5 and its tokenizer, from a folder or the local cache.
+    """Return a T5 and its tokenizer, from a folder or the local cache.
 
     Raises:
         DriftError: for what is missing, incomplete or no T5.
@@ -115,13 +115,15 @@ give a folder with a T5 and its tokenizer.
 
 
 def rebuilt(networks: Path) -> tuple[Any, Any]:
-    """The T5 that `T5Encoder.keep` described in a folder of networks, with its tokenizer; its weights come later."""
+    """Return the T5 that `T5Encoder.keep` described in a folder of networks, with its tokenizer; its weights come
+    later.
+    """
     config, tokenizer = described(str(networks / KEPT))
     return T5Model(config), tokenizer
 
 
 def described(source: str) -> tuple[Any, Any]:
-    """Configuration, without dropout, and tokenizer."""
+    """Return the configuration, without dropout, and the tokenizer."""
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ Trace = list[list[list[int]]]
 def hierarchical(
     aggregator: Aggregator, question: Tensor, vectors: Tensor, keys: Tensor, timestamps: Tensor, group: int
 ) -> tuple[Tensor, Trace]:
-    """While more than M remain, replace every M in order by their aggregate for the question; then aggregate the rest.
+    """Replace every M in order by their aggregate for the question while more than M remain; then aggregate the rest.
 
     n <- ceil(n / M), which is less than n for M >= 2, so that it ends; a last group of one is aggregated like any
     other. Where N <= M it is the exact aggregate.
@@ -65,7 +65,8 @@ def in_groups(
     scores: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Trace]:
-    """`hierarchical` with scores made before and entries that a question may not see; the training form.
+    """Aggregate as `hierarchical` does with scores made before and entries that a question may not see; the training
+    form.
 
     A group of which a question sees nothing is, for that question, an aggregate that it does not see.
 

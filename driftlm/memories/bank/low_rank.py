@@ -19,7 +19,7 @@ from driftlm.models.trainable import shape_of, target_modules
 
 
 class LowRankModulation(Modulation):
-    """r mixtures of the T vectors, and two linear maps from them to the factors of all changes, a bias per rank.
+    """Mix the T vectors r times, and map those linearly to both factors of all changes, with a bias per rank.
 
     Args:
         model: of transformers.
@@ -46,7 +46,7 @@ class LowRankModulation(Modulation):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, modulation: Tensor) -> LowRank:
-        """(R, T, D) -> factors of every change; `down` is divided by sqrt(I r), so that x down is of the size of x."""
+        """Map (R, T, D) -> factors of every change; `down` is divided by sqrt(I r), so that x down is as large as x."""
         # Contiguous: otherwise the bits of what follows depend on whether gradients are asked for.
         x = torch.einsum("kt,rtd->rkd", self.mix, self.refined(modulation)).contiguous()  # (R, r, D)
         downs = (self.down(x) + self.place_down).split([inputs for inputs, _ in self.shapes.values()], dim=-1)

@@ -27,21 +27,21 @@ class Prefix(list[tuple[Tensor, Tensor]]):
     """Keys and values of every layer, each (R, H, P, E)."""
 
     def rows(self, chosen: Sequence[int]) -> "Prefix":
-        """That of the chosen rows."""
+        """Return that of the chosen rows."""
         places = torch.tensor(chosen, device=self[0][0].device)
         return Prefix((keys[places], values[places]) for keys, values in self)
 
     def to(self, dtype: torch.dtype) -> "Prefix":
-        """The same in another floating-point type."""
+        """Return the same in another floating-point type."""
         return Prefix((keys.to(dtype), values.to(dtype)) for keys, values in self)
 
     def on(self, model: Any) -> AbstractContextManager[DynamicCache]:
-        """A fresh cache that holds the prefix; the model itself stays as it is."""
+        """Return a fresh cache that holds the prefix; the model itself stays as it is."""
         return nullcontext(DynamicCache(list(self)))
 
 
 class Modulation(nn.Module, ABC):
-    """x <- LN(x + FF(LN(x))) of every vector, from which subclasses make what modulates the model.
+    """Refine every vector by x <- LN(x + FF(LN(x))); subclasses make of them what modulates the model.
 
     Args:
         width: D.
@@ -53,19 +53,19 @@ class Modulation(nn.Module, ABC):
         self.feed_forward = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def refined(self, modulation: Tensor) -> Tensor:
-        """(R, T, D) -> (R, T, D)."""
+        """Map (R, T, D) -> (R, T, D)."""
         refined: Tensor = self.last(modulation + self.feed_forward(self.norm(modulation)))
         return refined
 
     @abstractmethod
     def forward(self, modulation: Tensor) -> Modulated:
-        """(R, T, D) -> what modulates the model for R questions."""
+        """Map (R, T, D) -> what modulates the model for R questions."""
 
 
 class PrefixModulation(Modulation):
     """One linear map from a vector to the keys and values of all layers, with a bias per position.
 
-    Grouped queries are served: keys have `num_key_value_heads` heads of `head_dim`.
+    Grouped queries are supported: keys have `num_key_value_heads` heads of `head_dim`.
 
     Args:
         config: of the language model.
@@ -83,6 +83,6 @@ class PrefixModulation(Modulation):
         self.place = nn.Parameter(torch.randn(vectors, numbers) * 0.02)
 
     def forward(self, modulation: Tensor) -> Prefix:
-        """(R, T, D) -> per layer keys and values, each (R, H, P, E)."""
+        """Map (R, T, D) -> per layer keys and values, each (R, H, P, E)."""
         made = (self.out(self.refined(modulation)) + self.place).unflatten(-1, self.shape)  # (R, P, L, 2, H, E)
         return Prefix((k.transpose(1, 2), v.transpose(1, 2)) for k, v in (layer.unbind(2) for layer in made.unbind(2)))

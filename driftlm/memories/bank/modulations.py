@@ -86,7 +86,7 @@ class Addition:
     keys: Tensor
 
     def fitted(self, facts: Facts) -> "Addition":
-        """As a bank of these facts keeps it: on the CPU, of its type, without nan for a timestamp.
+        """Return the parts as a bank of these facts keeps them: on the CPU, of its type, without nan for a timestamp.
 
         Raises:
             DriftError: when shapes are others, a number is not finite or the text is not UTF-8.
@@ -136,16 +136,16 @@ class Modulations:
 
     @property
     def documents(self) -> int:
-        """How many documents `ids` names, with parts or without."""
+        """Return how many documents `ids` names, with parts or without."""
         return len(self.ids)
 
     def select(self, rows: Tensor) -> "Modulations":
-        """Some parts, by their places (M,) int64 or by (N,) bool; `ids` stays, so that `owner` means the same."""
+        """Take some parts, by places (M,) int64 or by (N,) bool; `ids` stays, so that `owner` means the same."""
         return Modulations(self.vectors[rows], self.keys[rows], self.timestamps[rows], self.owner[rows], self.ids)
 
     @staticmethod
     def empty(vectors: int, width: int, key_width: int, dtype: torch.dtype = torch.float32) -> "Modulations":
-        """No parts of T vectors, width D and key width Q."""
+        """Return no parts, of T vectors, width D and key width Q."""
         return Modulations(
             torch.empty(0, vectors, width, dtype=dtype),
             torch.empty(0, key_width, dtype=dtype),
@@ -156,7 +156,7 @@ class Modulations:
 
     @staticmethod
     def cat(several: Sequence["Modulations"]) -> "Modulations":
-        """One after the other; an id that is in two of them is one document.
+        """Put modulations one after the other; an id that is in two of them is one document.
 
         Raises:
             DriftError: when there are none, or of different T, D or Q.
@@ -181,12 +181,12 @@ class Modulations:
 
 
 def content_hash(text: str, time: str | None) -> str:
-    """Sha256 of a document's text and time, in hex."""
+    """Return the SHA-256 of a document's text and time, in hex."""
     return hashlib.sha256(json.dumps([text, time]).encode()).hexdigest()
 
 
 def seal_of(id: str, timestamp: float | None, hashed: str, rows: bytes, parts: int) -> str:
-    """Sha256 over all of a document's record that stays when it is moved, in hex."""
+    """Return the SHA-256 over all of a document's record that stays when it is moved, in hex."""
     return hashlib.sha256(json.dumps([id, timestamp, hashed, rows.hex(), parts]).encode()).hexdigest()
 
 
@@ -194,18 +194,18 @@ def seal_of(id: str, timestamp: float | None, hashed: str, rows: bytes, parts: i
 
 
 def segment_name(number: int) -> str:
-    """Of its file."""
+    """Return the name of a segment's file."""
     return f"vectors-{number:08d}.safetensors"
 
 
 def write_segment(path: Path, vectors: Tensor, keys: Tensor) -> None:
-    """A file of `vectors` (N, T, D) and `keys` (N, Q) under its name, on disk when this returns."""
+    """Write a file of `vectors` (N, T, D) and `keys` (N, Q) under its name; it is on disk when this returns."""
     tensors = {"vectors": vectors.contiguous(), "keys": keys.contiguous()}
     write_atomically(path, lambda partial: save_file(tensors, partial))
 
 
 def map_segment(path: Path, facts: Facts, rows: int) -> tuple[Tensor, Tensor]:
-    """Its `vectors` (N, T, D) and `keys` (N, Q), mapped from the file: changing them does not change it.
+    """Map a segment's `vectors` (N, T, D) and `keys` (N, Q) from the file: changing them does not change it.
 
     Raises:
         ValueError: what is wrong with it, as the end of a sentence that begins with its name.
@@ -230,7 +230,7 @@ def gather(
     facts: Facts,
     segment: Callable[[int], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
-    """`vectors` (N, T, D) and `keys` (N, Q) of documents: views when their rows stand together, else copies.
+    """Return `vectors` (N, T, D) and `keys` (N, Q) of documents: views when their rows stand together, else copies.
 
     Args:
         segments: of each document.
@@ -266,6 +266,6 @@ def gather(
 
 
 def row_digests(vectors: Tensor, keys: Tensor) -> list[bytes]:
-    """Sha256 of the bytes of each part, its vectors (T, D) and then its key (Q)."""
+    """Return the SHA-256 of the bytes of each part, its vectors (T, D) and then its key (Q)."""
     rows = np.concatenate([vectors.flatten(1).numpy(), keys.numpy()], axis=1)
     return [hashlib.sha256(row.data).digest() for row in rows]

@@ -67,22 +67,22 @@ class BankNetworks(nn.Module):
 
     @property
     def positions(self) -> int:
-        """P, positions of the language model that a modulation takes before a prompt."""
+        """Return P, positions of the language model that a modulation takes before a prompt."""
         return self.settings.vectors if self.settings.modulation == "prefix" else 0
 
     @property
     def reader(self) -> Encoder:
-        """What documents are read with."""
+        """Return what documents are read with."""
         return self.amortizer
 
     def amortize_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Token rows of document parts -> (N, T, D)."""
+        """Map token rows of document parts -> (N, T, D)."""
         vectors: Tensor = self.amortizer(rows)
         return vectors
 
     @torch.no_grad()
     def amortize(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Vectors (parts, T, D) and keys (parts, Q) of each document, all its parts kept."""
+        """Yield vectors (parts, T, D) and keys (parts, Q) of each document, all its parts kept."""
         parts = [self.amortizer.parts(text) for text in texts]
         rows = [row for part in parts for row in part]
         # Neighbours in length share a batch; padding is masked, so only the time depends on it.
@@ -98,12 +98,16 @@ class BankNetworks(nn.Module):
             yield vectors, self.aggregator.document_key(vectors)
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
-        """(R, T, D). Of a question longer than a part its last tokens are read, where it asks."""
+        """Return the vectors of questions, (R, T, D). Of a question longer than a part its last tokens are read, where
+        it asks.
+        """
         vectors: Tensor = self.questioner([self.questioner.ending(text) for text in questions])
         return vectors
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that modulations depend on: weights and settings, the language model, its merged adapter."""
+        """Return the SHA-256 of all that modulations depend on: weights and settings, the language model, its merged
+        adapter.
+        """
         adapter = getattr(self.language_model.model, "merged_adapter", "")
         facts = [self.language_model.fingerprint, adapter, asdict(self.settings)]
         digest = hashlib.sha256(json.dumps(facts).encode())
@@ -112,7 +116,7 @@ class BankNetworks(nn.Module):
         return digest.hexdigest()[:32]
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Weights and settings into a folder."""
+        """Write weights and settings into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
         facts = {"settings": asdict(self.settings), "language_model": self.language_model.fingerprint}
@@ -121,7 +125,7 @@ class BankNetworks(nn.Module):
 
 
 def encoder(language_model: LanguageModel, settings: NetworksSettings, kept: Path | None) -> Encoder:
-    """A fresh encoder of the kind and shape that the settings name."""
+    """Return a fresh encoder of the kind and shape that the settings name."""
     config = language_model.model.config.get_text_config()
     width, depth = int(config.hidden_size), int(config.num_hidden_layers)
     if settings.encoder == "t5":
@@ -139,7 +143,8 @@ def encoder(language_model: LanguageModel, settings: NetworksSettings, kept: Pat
 
 
 def load_networks(folder: str | Path | None = None, language_model: LanguageModel | None = None) -> BankNetworks:
-    """Networks that `BankNetworks.save` left, around the model they were trained for; the bundled ones by default.
+    """Return the networks that `BankNetworks.save` left, around the model they were trained for; the bundled ones by
+    default.
 
     Where the folder holds a PEFT `adapter` (a model tuned to answer questions), it is merged into the model first.
 
@@ -162,7 +167,7 @@ def load_networks(folder: str | Path | None = None, language_model: LanguageMode
 
 
 def saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `BankNetworks.save` left in a folder: its facts, with all settings, and the weights as float32."""
+    """Return what `BankNetworks.save` left in a folder: its facts, with all settings, and the weights as float32."""
     if not (folder / SETTINGS).exists() or not (folder / WEIGHTS).exists():
         raise DriftError(f"the folder {folder} holds no bank networks; give one that `driftlm train bank` wrote.")
     weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
@@ -193,7 +198,7 @@ def with_adapter(language_model: LanguageModel, adapter: Path) -> LanguageModel:
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a folder's files."""
+    """Return the SHA-256 over the names and bytes of a folder's files."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         digest.update(file.name.encode() + file.read_bytes())

@@ -36,12 +36,12 @@ class Reduced(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Tensor, keys: Tensor, timestamps: Tensor) -> Self:
-        """A bank before any reduction; `Reduced.of(vectors, keys, timestamps).members == [[0], [1], ...]`."""
+        """Return a bank before any reduction; `Reduced.of(vectors, keys, timestamps).members == [[0], [1], ...]`."""
         return cls(vectors, keys, timestamps, [[entry] for entry in range(len(vectors))])
 
 
 def pruned(bank: Reduced, to: int, seed: int) -> Reduced:
-    """`to` entries drawn at random, in the order they had.
+    """Draw `to` entries at random, in the order they had.
 
     >>> bank = Reduced.of(torch.randn(4, 1, 2), torch.randn(4, 3), torch.arange(4.0))
     >>> [len(part) for part in pruned(bank, 2, seed=0)]
@@ -55,7 +55,7 @@ def pruned(bank: Reduced, to: int, seed: int) -> Reduced:
 
 
 def averaged(bank: Reduced, to: int, seed: int) -> Reduced:
-    """`to` groups made at random, of sizes that differ by one at most, each replaced by its mean as in `merged`.
+    """Make `to` groups at random, of sizes that differ by one at most, and replace each by its mean as in `merged`.
 
     >>> bank = Reduced.of(torch.ones(4, 1, 2), torch.ones(4, 1), torch.arange(4.0))
     >>> [len(part) for part in averaged(bank, 2, seed=0).members]
@@ -68,7 +68,7 @@ def averaged(bank: Reduced, to: int, seed: int) -> Reduced:
 
 
 def nearest_averaged(bank: Reduced, to: int) -> Reduced:
-    """Entries merged with their nearest neighbour by key cosine, the likest pairs first, until `to` are left.
+    """Merge entries with their nearest neighbour by key cosine, the likest pairs first, until `to` are left.
 
     In rounds: the nearest neighbour of every entry is found, then pairs are merged from the likest on, leaving out
     those of which one was merged in this round, whose key has changed. So it takes a few passes of O(N^2 Q) in O(N)
@@ -94,7 +94,7 @@ def nearest_averaged(bank: Reduced, to: int) -> Reduced:
 
 
 def nearest(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and index of every entry's nearest other, by blocks of rows: (N, Q), N >= 2 -> (N,), (N,)."""
+    """Find cosine and index of every entry's nearest other, by blocks of rows: (N, Q), N >= 2 -> (N,), (N,)."""
     count = len(keys)
     rows = max(1, SIMILARITIES // count)
     likeness, neighbour = [], []
@@ -109,7 +109,9 @@ def nearest(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def paired(likeness: list[float], neighbour: list[int], merges: int) -> np.ndarray:
-    """New index of every entry after at most `merges` mergers of disjoint pairs, the likest first; order is kept."""
+    """Return the new index of every entry after at most `merges` mergers of disjoint pairs, the likest first; order is
+    kept.
+    """
     first = list(range(len(likeness)))
     taken = [False] * len(first)
     for entry in sorted(first.copy(), key=lambda one: -likeness[one]):
@@ -122,7 +124,8 @@ def paired(likeness: list[float], neighbour: list[int], merges: int) -> np.ndarr
 
 
 def merged(bank: Reduced, groups: np.ndarray) -> Reduced:
-    """One entry for every group, in the order of their first: mean vectors, mean key made length 1, newest timestamp.
+    """Return one entry for every group, in the order of their first: mean vectors, mean key made length 1, newest
+    timestamp.
 
     Means are over first entries, so that reducing twice weighs them alike. Of known and unknown timestamps the newest
     known counts.
@@ -148,7 +151,7 @@ def merged(bank: Reduced, groups: np.ndarray) -> Reduced:
 
 
 def sizes(bank: Reduced) -> Tensor:
-    """How many first entries each is the mean of, (N,) float32."""
+    """Return how many first entries each is the mean of, (N,) float32."""
     return torch.tensor([float(len(inside)) for inside in bank.members], device=bank.vectors.device)
 
 

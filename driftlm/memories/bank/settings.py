@@ -11,23 +11,23 @@ class NetworksSettings:
     """Shapes of a bank's networks.
 
     Attributes:
-        vectors: T, kept of every document part.
-        encoder: what reads documents and questions: the hidden `states` of the language model with a small network
-            on top of them, or a pretrained encoder-decoder each, `t5`, as in the paper.
-        t5: its folder, or its hub name in the local cache.
-        encoder_width: inside the two encoders over hidden states.
-        encoder_layers: of each of these.
-        encoder_heads: of each of these.
-        blocks: of the aggregator.
-        heads: of the aggregator.
-        head_width: of the aggregator.
-        key_width: Q, of the document score.
-        document_score: whether documents are scored as a whole.
-        longest: tokens of a document part.
-        modulation: what a question's modulation becomes: a `prefix` of keys and values, or a `lora`.
-        rank: of that LoRA.
-        target_modules: what it changes: `attention`, `mlp`, `all-linear` or module names separated by commas; empty
-            for the attention's queries and values.
+        vectors: Keep T vectors of every document part.
+        encoder: Read documents and questions with the hidden `states` of the language model and a small network on top
+            of them, or with a pretrained encoder-decoder each, `t5`, as in the paper.
+        t5: Load the T5 from this folder, or by its hub name from the local cache.
+        encoder_width: Make the two encoders over hidden states so wide inside.
+        encoder_layers: Give each of these so many layers.
+        encoder_heads: Give each of these so many heads.
+        blocks: Give the aggregator so many blocks.
+        heads: Give the aggregator so many heads.
+        head_width: Make the heads of the aggregator so wide.
+        key_width: Score documents with keys of width Q.
+        document_score: Score documents as a whole.
+        longest: Cut documents into parts of at most so many tokens.
+        modulation: Make of a question's modulation a `prefix` of keys and values, or a `lora`.
+        rank: Give that LoRA this rank.
+        target_modules: Change with it `attention`, `mlp`, `all-linear` or module names separated by commas; empty for
+            the attention's queries and values.
     """
 
     vectors: int = 8
@@ -73,22 +73,22 @@ class BankTraining:
     """How the networks learn.
 
     Attributes:
-        steps: of the optimizer.
-        batch: questions a step, of all processes together.
-        rate: of AdamW.
-        warm_up: steps until the rate is reached; over the last third it falls to a twentieth.
-        contrast: weight of the contrastive loss on document scores.
-        readout: weight of reading the answer's tokens off the modulation itself.
-        distill: weight of the divergence from the model with the question's newest document as text in its context;
+        steps: Take so many steps of the optimizer.
+        batch: Ask so many questions a step, of all processes together.
+        rate: Learn at this rate with AdamW.
+        warm_up: Rise to the rate over so many steps; over the last third it falls to a twentieth.
+        contrast: Weigh the contrastive loss on document scores by this.
+        readout: Weigh reading the answer's tokens off the modulation itself by this.
+        distill: Weigh by this the divergence from the model with the question's newest document as text in its context;
             a document that does not fit there whole teaches nothing this way.
-        hierarchical: share of the batches whose bank is aggregated in groups, as the paper does for large banks.
-        group: entries of such a group.
-        kept: share of the document parts that gradients flow through; below 1, backpropagation dropout.
-        remembered: modulations of earlier steps that join the bank once it outgrows the batch.
-        bank: document parts a question may see at first, its own included.
-        grow: running accuracy at which the bank doubles.
-        accumulate: batches a step.
-        seed: of everything random.
+        hierarchical: Aggregate the bank in groups, as the paper does for large banks, in this share of the batches.
+        group: Put so many entries into such a group.
+        kept: Let gradients flow through this share of the document parts; below 1 it is backpropagation dropout.
+        remembered: Let so many modulations of earlier steps join the bank once it outgrows the batch.
+        bank: Show a question so many document parts at first, its own included.
+        grow: Double the bank at this running accuracy.
+        accumulate: Take so many batches a step.
+        seed: Seed everything random.
     """
 
     steps: int = 3000
@@ -137,7 +137,7 @@ class BankTraining:
             )
 
     def rate_at(self, step: int) -> float:
-        """Rises, stays, and falls to a twentieth over the last third."""
+        """Return the rate of a step: it rises, stays, and falls to a twentieth over the last third."""
         falling = min(1.0, max(0.0, (self.steps - step) / (self.steps / 3)))
         return self.rate * min(1.0, (step + 1) / self.warm_up) * (0.05 + 0.95 * falling)
 
@@ -150,11 +150,11 @@ class Aggregation:
     """How a bank becomes one modulation; `Aggregation("nearest", 8)` attends to the 8 best entries alone.
 
     Attributes:
-        way: `exact` attends to every entry, `nearest` to the `size` of the best document scores, `hierarchical` to
-            groups of `size` and then to groups of their aggregates; the others make a bank of at most `size` entries
-            first: `pruned` and `averaged` at random, `nearest-averaged` by likeness.
-        size: a number of entries; 0 for `exact`, which has none.
-        seed: of what is random.
+        way: Attend to every entry (`exact`), to the `size` of the best document scores (`nearest`), or to groups of
+            `size` and then to groups of their aggregates (`hierarchical`); the others make a bank of at most `size`
+            entries first: `pruned` and `averaged` at random, `nearest-averaged` by likeness.
+        size: Attend to so many entries; 0 for `exact`, which has no size.
+        seed: Seed what is random.
 
     Raises:
         DriftError: for a way that there is not, or a size that it cannot have.
@@ -179,7 +179,7 @@ class Aggregation:
 
     @property
     def reduces(self) -> bool:
-        """Whether the bank itself becomes smaller; `Aggregation("pruned", 8).reduces`."""
+        """Tell whether the bank itself becomes smaller; `Aggregation("pruned", 8).reduces`."""
         return self.way in ("pruned", "averaged", "nearest-averaged")
 
 

@@ -21,7 +21,7 @@ from driftlm.streams.timestamps import timestamp_of
 
 
 def bank_of(networks: BankNetworks, documents: Sequence[Document]) -> Modulations:
-    """Modulations of documents, in their order; the timestamps are those that the documents name, else NaN."""
+    """Return the modulations of documents, in their order; timestamps are those that they name, else NaN."""
     made = list(networks.amortize([document.text for document in documents]))
     parts = [len(vectors) for vectors, _ in made]
     known = [timestamp_of(document.time) for document in documents]
@@ -53,19 +53,19 @@ class BankSource:
         self.reset()
 
     def reset(self) -> None:
-        """An empty bank."""
+        """Begin with an empty bank."""
         settings = self.networks.aggregator.settings
         keys = settings.key_width if settings.document_score else 0
         self.hold(Modulations.empty(settings.vectors, settings.width, keys))
 
     def hold(self, bank: Modulations) -> None:
-        """From now on this is the bank; it is made ready to be asked when it is."""
+        """Take this as the bank from now on; it is made ready to be asked when it is."""
         self.bank = bank
         self.ready: dict[bool, AskedBank] = {}  # for one question, and for several
 
     @property
     def documents(self) -> Sequence[str]:
-        """Ids, the oldest first."""
+        """Return the ids, the oldest first."""
         return self.bank.ids
 
     def add(self, document: str, text: str) -> None:
@@ -85,11 +85,11 @@ class BankSource:
             self.append(bank_of(self.networks, list(latest.values())[::-1]))
 
     def append(self, made: Modulations) -> None:
-        """The bank with more documents; an empty one is on no device yet."""
+        """Add documents to the bank; an empty one is on no device yet."""
         self.hold(Modulations.cat([self.bank, made]) if self.bank.documents else made)
 
     def drop(self, document: str) -> None:
-        """The bank without a document, whether or not it holds it: nothing else depends on its entries."""
+        """Leave a document out of the bank, whether or not it holds it: nothing else depends on its entries."""
         if document in self.bank.ids:
             place = self.bank.ids.index(document)
             left = self.bank.select(self.bank.owner != place)
@@ -97,7 +97,7 @@ class BankSource:
             self.hold(replace(left, owner=left.owner - (left.owner > place).long(), ids=ids))
 
     def supply(self, questions: Sequence[str]) -> Supply:
-        """A modulation for every question, and the documents by their share of the attention."""
+        """Return a modulation for every question, and the documents by their share of the attention."""
         several = len(questions) > 1
         if several not in self.ready:
             self.ready[several] = AskedBank(self.networks, self.bank, self.aggregation, several)
@@ -110,7 +110,7 @@ class BankSource:
         return Supply([""] * len(questions), modulated, named)
 
     def state(self) -> State:
-        """Its entries."""
+        """Return the bank's entries."""
         bank = self.bank
         held = {"vectors": bank.vectors, "keys": bank.keys, "moments": bank.timestamps, "owner": bank.owner}
         return State(

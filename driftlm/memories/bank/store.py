@@ -81,7 +81,7 @@ class BankStore:
 
     @classmethod
     def create(cls, folder: str | Path, facts: Facts) -> "BankStore":
-        """A new, empty bank in a folder that is made where it does not exist.
+        """Return a new, empty bank in a folder that is made where it does not exist.
 
         Raises:
             DriftError: when there is a bank already, or the facts are none.
@@ -111,7 +111,7 @@ class BankStore:
 
     @staticmethod
     def there(folder: str | Path) -> bool:
-        """Whether a folder holds a bank, whole or damaged; what a creation left that was cut short is none."""
+        """Tell whether a folder holds a bank, whole or damaged; what a creation left that was cut short is none."""
         place = Path(folder) / "bank.sqlite"
         if not place.is_file():
             return False
@@ -124,7 +124,8 @@ class BankStore:
 
     @classmethod
     def open(cls, folder: str | Path, facts: Facts | None = None) -> "BankStore":
-        """The bank in a folder; `facts` is what it has to be made for, None takes it as it is, to list or check it.
+        """Return the bank in a folder; `facts` is what it has to be made for, None takes it as it is, to list or check
+        it.
 
         Raises:
             DriftError: when it holds no bank, a damaged one, one of a newer version or one for other networks.
@@ -186,7 +187,7 @@ class BankStore:
         return fresh
 
     def holds(self, id: str, text: str, time: str | None) -> bool:
-        """Whether adding this document would do nothing, so that it need not be encoded."""
+        """Tell whether adding this document would do nothing, so that it need not be encoded."""
         with transaction(self.database, self.folder):
             return self._held_hash(id) == content_hash(text, time)
 
@@ -240,12 +241,12 @@ class BankStore:
             return int(self.database.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     def ls(self) -> list[Entry]:
-        """All documents, in the order they were added."""
+        """Return all documents, in the order they were added."""
         with transaction(self.database, self.folder):
             return [self._entry(row) for row in self.database.execute(f"{ENTRIES} ORDER BY number")]
 
     def show(self, id: str) -> Entry:
-        """One document; `DriftError` when the bank does not hold it."""
+        """Return one document; `DriftError` when the bank does not hold it."""
         with transaction(self.database, self.folder):
             row = self.database.execute(f"{ENTRIES} WHERE id = ?", (id,)).fetchone()
         if row is None:
@@ -253,12 +254,12 @@ class BankStore:
         return self._entry(row)
 
     def matrices(self) -> Modulations:
-        """All parts in the order of `ls`: mapped where they stand together in one segment, else copied."""
+        """Return all parts in the order of `ls`: mapped where they stand together in one segment, else copied."""
         with transaction(self.database, self.folder):  # so that no segment is removed before it is mapped
             return self._matrices()
 
     def verify(self) -> list[str]:
-        """What is wrong with the bank, a sentence for each file and document; empty when it is sound."""
+        """Return what is wrong with the bank, a sentence for each file and document; empty when it is sound."""
         query = """SELECT CAST(id AS TEXT), CAST(text AS TEXT), CAST(time AS TEXT), moment, hash,
             coalesce(CAST(contents.rows AS BLOB), x''), seal, segment, s.rows, first, parts FROM documents
             LEFT JOIN contents USING (number) LEFT JOIN segments s ON segment = s.number ORDER BY documents.number"""
@@ -318,7 +319,7 @@ class BankStore:
         return str(row[0]) if row else ""
 
     def _write_segment(self, vectors: Tensor, keys: Tensor) -> int:
-        """On disk, and known to the transaction; sqlite never gives a number twice."""
+        """Write on disk what is known to the transaction; sqlite never gives a number twice."""
         number = self.database.execute("INSERT INTO segments (rows) VALUES (?)", (len(keys),)).lastrowid
         assert number is not None
         write_segment(self.folder / segment_name(number), vectors, keys)
@@ -354,7 +355,7 @@ class BankStore:
 
 
 def read_facts(database: sqlite3.Connection, folder: Path) -> Facts:
-    """What the bank is made for; refuses what is no bank or newer."""
+    """Return what the bank is made for; refuses what is no bank or newer."""
     with transaction(database, folder):
         (application,), (version,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")

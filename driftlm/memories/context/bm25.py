@@ -45,7 +45,7 @@ TABLES = ("bm25_documents", "bm25_postings", "bm25_terms")
 
 
 def terms_of(text: str) -> list[str]:
-    """Runs of letters and digits, without case and accents.
+    """Return the runs of letters and digits, without case and accents.
 
     Example:
         >>> terms_of("Where's the CAFÉ no. 7?")
@@ -90,7 +90,7 @@ class BM25Index:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """All of it or nothing, inside of another transaction as well."""
+        """Do all of it or nothing, inside of another transaction as well."""
         with sentences():
             self.database.execute("SAVEPOINT bm25")
             try:
@@ -104,7 +104,7 @@ class BM25Index:
 
     @property
     def documents(self) -> list[str]:
-        """Ids, the oldest first."""
+        """Return the ids, the oldest first."""
         with sentences():
             return [id for (id,) in self.database.execute("SELECT id FROM bm25_documents ORDER BY number")]
 
@@ -175,7 +175,7 @@ class BM25Index:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """None: the texts say all."""
+        """Return no tensors: the texts say all."""
         return {}
 
     def restore(self, ids: Sequence[str], texts: Sequence[str], tensors: dict[str, Tensor]) -> None:
@@ -187,7 +187,9 @@ class BM25Index:
     # ---- searching --------------------------------------------------------------------------------------------------
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
-        """The k best documents that share a term with the query, and their scores; equal ones as they were added."""
+        """Return the k best documents that share a term with the query, and their scores; equal ones as they were
+        added.
+        """
         if k < 1:
             raise DriftError(f"{k} documents were asked for; give 1 or more.")
         with self.changing():  # one reading of the file for all
@@ -203,7 +205,7 @@ class BM25Index:
             return [(self.database.execute(names, (number,)).fetchone()[0], scores[number]) for number in best]
 
     def _scores(self, holding: dict[str, int], total: int, average: float, k: int) -> dict[int, float]:
-        """Scores of documents by number, all that are among the k best or equal to one of them.
+        """Return the scores of documents by number, all that are among the k best or equal to one of them.
 
         The rarest terms come first. A term adds less than idf (k1 + 1): once the k-th best score is above what all the
         others can add, no more documents come in, and those that are further behind than that go. For the few that are
@@ -243,14 +245,14 @@ class BM25Index:
 
 
 def inverse_frequency(holding: int, total: int) -> float:
-    """idf of a term that `holding` of `total` documents have."""
+    """Return the idf of a term that `holding` of `total` documents have."""
     idf = math.log((total - holding + 0.5) / (holding + 0.5))
     return idf if idf > 0 else LEAST_IDF
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """What goes wrong with SQLite, said as `DriftError`."""
+    """Say what goes wrong with SQLite as `DriftError`."""
     try:
         yield
     except sqlite3.Error as error:

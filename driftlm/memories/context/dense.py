@@ -24,10 +24,10 @@ class Encoder(Protocol):
     fingerprint: str
 
     def documents(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32."""
+        """Encode texts of documents as (R, D) float32."""
 
     def questions(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32."""
+        """Encode texts of questions as (R, D) float32."""
 
 
 class DenseIndex:
@@ -61,12 +61,12 @@ class DenseIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Of the encoder."""
+        """Return the fingerprint of the encoder."""
         return self.encoder.fingerprint if self.encoder else ""
 
     @property
     def documents(self) -> list[str]:
-        """Ids, the oldest first."""
+        """Return the ids, the oldest first."""
         return list(self.places)
 
     # ---- texts ------------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class DenseIndex:
             self.add_rows(ids, torch.cat([self._encoder().documents(part) for part in parts]))
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
-        """The k best documents and their scores; equal ones as they were added."""
+        """Return the k best documents and their scores; equal ones as they were added."""
         return self.nearest(self._encoder().questions([query])[0], k) if self.places else []
 
     def _encoder(self) -> Encoder:
@@ -134,7 +134,7 @@ class DenseIndex:
             self.names, self.dead, self.used = list(self.places), [], len(self.places)
 
     def nearest(self, question: Tensor, k: int) -> list[tuple[str, float]]:
-        """The k best documents for a vector (D,) and their scores; equal ones as they were added.
+        """Return the k best documents for a vector (D,) and their scores; equal ones as they were added.
 
         Products in float32 find who may be among them, in float64 who is: a score does not depend on what else is
         held, and equal vectors have equal ones.
@@ -159,7 +159,7 @@ class DenseIndex:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Vectors of the documents, (N, D), in their order."""
+        """Return the vectors of the documents, (N, D), in their order."""
         return {"rows": self._vectors(torch.tensor(list(self.places.values()), dtype=torch.int64))}
 
     def restore(self, ids: Sequence[str], texts: Sequence[str], tensors: dict[str, Tensor]) -> None:

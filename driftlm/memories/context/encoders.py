@@ -43,7 +43,7 @@ class StatesOfModel:
 
     @torch.no_grad()
     def documents(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32."""
+        """Encode texts of documents as (R, D) float32."""
         model = self.language_model
         found = [tokens(model, f" {text}")[: self.longest - 1] for text in texts]
         ids, mask = padded([[model.bos, *row] for row in found])
@@ -53,7 +53,7 @@ class StatesOfModel:
         return F.normalize(mean(hidden, mask.to(model.device)), dim=1)
 
     def questions(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32, as of documents."""
+        """Encode texts of questions as (R, D) float32, as of documents."""
         return self.documents(texts)
 
 
@@ -92,16 +92,16 @@ class PooledEncoder:
         self.fingerprint = f"{pooling} {normalize} {longest} of {made}"
 
     def documents(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32."""
+        """Encode texts of documents as (R, D) float32."""
         return self.pooled(texts, *self.of_documents)
 
     def questions(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32."""
+        """Encode texts of questions as (R, D) float32."""
         return self.pooled(texts, *self.of_questions)
 
     @torch.no_grad()
     def pooled(self, texts: Sequence[str], model: Any, tokenizer: Any) -> Tensor:
-        """Texts -> (R, D) by one of the encoders, from the tokens that its positions hold."""
+        """Pool texts to (R, D) by one of the encoders, from the tokens that its positions hold."""
         longest = min(self.longest, tokenizer.model_max_length, model.config.max_position_embeddings)
         found = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
         ids, mask = padded(found, tokenizer.pad_token_id or 0)
@@ -118,13 +118,13 @@ class PooledEncoder:
 
 
 def mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """States (R, L, D) where the mask (R, L) is true -> their means (R, D) float32."""
+    """Average states (R, L, D) where the mask (R, L) is true to (R, D) float32."""
     kept = hidden.float().masked_fill(~mask[..., None], 0.0)
     return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def load_encoder(name: str | Path, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer from a folder or the local cache.
+    """Return the model and tokenizer from a folder or the local cache.
 
     Raises:
         DriftError: when they cannot be loaded, or weights are missing.
@@ -157,7 +157,7 @@ def load_encoder(name: str | Path, device: str) -> tuple[Any, Any]:
 
 @contextmanager
 def errors_alone() -> Iterator[None]:
-    """transformers warns of a pooler that is missing; what else is missing is refused."""
+    """Silence what transformers warns of a missing pooler; what else is missing is refused."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:

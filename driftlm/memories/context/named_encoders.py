@@ -27,7 +27,8 @@ class Named(NamedTuple):
 
 
 def parsed(name: str) -> Named:
-    """The parts of an encoder's name; nothing is read. Only `dpr` has two folders, elsewhere a comma is part of one.
+    """Return the parts of an encoder's name; nothing is read. Only `dpr` has two folders, elsewhere a comma is part of
+    one.
 
     Raises:
         DriftError: for a kind that is unknown, or folders that are missing or too many.
@@ -48,7 +49,7 @@ def parsed(name: str) -> Named:
 
 
 def encoder_named(name: str, language_model: LanguageModel) -> Encoder:
-    """The encoder of a name, on the language model's device.
+    """Return the encoder of a name, on the language model's device.
 
     - `states`: mean of the language model's own last states.
     - `contriever:FOLDER`: mean over the tokens. Source: Izacard et al. 2022.

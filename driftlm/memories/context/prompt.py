@@ -7,7 +7,7 @@ from driftlm.models.prompting import tokens
 
 
 def laid_out(language_model: LanguageModel, documents: Sequence[str], budget: int) -> str:
-    """Documents a line each, the best first as they are given, within a budget of tokens.
+    """Lay out documents a line each, the best first as they are given, within a budget of tokens.
 
     Whole documents while they fit; the first is cut at its end where not even it does. The best stands first: texts
     are cut at their ends where there is less room than the budget, as before a window, so that what goes is the least.
@@ -28,12 +28,12 @@ def laid_out(language_model: LanguageModel, documents: Sequence[str], budget: in
 
 
 def length(language_model: LanguageModel, text: str) -> int:
-    """Tokens of a text behind a space, as a prompt has it."""
+    """Return the tokens of a text behind a space, as a prompt has it."""
     return len(tokens(language_model, f" {text}"))
 
 
 def cut(language_model: LanguageModel, text: str, budget: int) -> str:
-    """The beginning of a text that has at most `budget` tokens."""
+    """Return the beginning of a text that has at most `budget` tokens."""
     ends = language_model.tokenizer(
         f" {text}", add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
     )["offset_mapping"]

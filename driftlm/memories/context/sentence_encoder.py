@@ -41,14 +41,14 @@ class SentenceEncoder:
         self.fingerprint = f"sentences {digest.hexdigest()[:32]}"
 
     def documents(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32, behind the model's prompt for documents."""
+        """Encode texts of documents as (R, D) float32, behind the model's prompt for documents."""
         rows: Tensor = self.model.encode_document(
             list(texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )
         return rows.float()
 
     def questions(self, texts: Sequence[str]) -> Tensor:
-        """(R, D) float32, behind the model's prompt for questions."""
+        """Encode texts of questions as (R, D) float32, behind the model's prompt for questions."""
         rows: Tensor = self.model.encode_query(
             list(texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )

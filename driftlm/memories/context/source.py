@@ -34,13 +34,13 @@ class Index(Protocol):
         """Be as if they had never been added."""
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
-        """At most k documents and their scores, the best first; of equal ones the oldest."""
+        """Return at most k documents and their scores, the best first; of equal ones the oldest."""
 
     def reset(self) -> None:
         """Hold nothing."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What cannot be had again from the texts alone, exactly."""
+        """Return what cannot be had again from the texts alone, exactly."""
 
     def restore(self, ids: Sequence[str], texts: Sequence[str], tensors: dict[str, Tensor]) -> None:
         """Hold these documents, in this order."""
@@ -91,7 +91,7 @@ class RetrievalSource:
 
     @property
     def documents(self) -> Sequence[str]:
-        """Ids, the oldest first."""
+        """Return the ids, the oldest first."""
         return list(self.texts)
 
     def reset(self) -> None:
@@ -117,13 +117,13 @@ class RetrievalSource:
             del self.texts[document]
 
     def supply(self, questions: Sequence[str]) -> Supply:
-        """Texts within the budget, and the documents found."""
+        """Return texts within the budget, and the documents found."""
         found = [self.index.search(question, self.k) for question in questions]
         texts = [laid_out(self.language_model, [self.texts[id] for id, _ in some], self.budget) for some in found]
         return Supply(texts, None, [shared(some) for some in found])
 
     def state(self) -> State:
-        """Documents, and what the index made of them."""
+        """Return documents, and what the index made of them."""
         tensors = {name: value.clone() for name, value in self.index.tensors().items()}
         documents = [[id, text] for id, text in self.texts.items()]
         return State(tensors, {"documents": documents, "index": self.index.fingerprint})
@@ -142,7 +142,7 @@ class RetrievalSource:
 
 
 def shared(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Documents with the softmax of their scores.
+    """Return the documents with the softmax of their scores.
 
     Example:
         >>> shared([("a", 3.0), ("b", 3.0)])

@@ -25,7 +25,8 @@ SHARPNESS = 3.0  # β of the softplus
 
 
 class SalienceNetwork(nn.Module):
-    """w = softplus_3(fc2(GELU(fc1(h)))), h the hidden state at the token itself; ln 2 / 3 before anything is learned.
+    """Weigh by w = softplus_3(fc2(GELU(fc1(h)))), h the hidden state at the token itself; ln 2 / 3 before anything is
+    learned.
 
     Example:
         >>> network = SalienceNetwork(width=8)
@@ -40,7 +41,7 @@ class SalienceNetwork(nn.Module):
         nn.init.zeros_(self.fc2.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., S, D) -> (..., S), above 0."""
+        """Map (..., S, D) -> (..., S), above 0."""
         return F.softplus(self.fc2(F.gelu(self.fc1(hidden))), beta=SHARPNESS)[..., 0]
 
     def save(self, folder: Path, reader: LanguageModel) -> None:
@@ -114,7 +115,7 @@ class Camels:
 
     @torch.no_grad()
     def weights(self, window: Window) -> Tensor:
-        """(S,) float32: a token's hidden state has seen the token and what came before."""
+        """Return (S,) float32: a token's hidden state has seen the token and what came before."""
         ids = torch.tensor((*window.inputs, window.targets[-1])[-self.context :], device=self.reader.device)
         frozen: AbstractContextManager[None] = self.frozen()
         with frozen:

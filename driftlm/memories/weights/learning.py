@@ -27,29 +27,30 @@ class Learning:
     """What changes, by which rule, how often.
 
     Attributes:
-        learn: `all`, `lora`, `dora`, `norms`, or `none` for the static model.
-        layers: `a-b`, the transformer layers that may change (from 0, both included); empty for no restriction.
-        rank: rank of LoRA and DoRA.
-        target_modules: `attention`, `mlp`, `all-linear` or module names with commas, for LoRA and DoRA.
-        freeze_embeddings: keep the input embeddings (and a head tied to them) as they are.
-        rule: `sgd`, `adam` or `rms`, or `mixture`: several learners at once, weighed by how well each predicts.
-        learning_rate: η; None takes the rule's default.
-        experts: of a mixture: rates with commas, each Adam's or as `RULE:RATE`; 0 is the static model.
-        share: of a mixture: let another expert take over later in the stream.
-        momentum: μ of SGD.
-        decay: λ of RMS, the pull to the prior.
-        epsilon: ε of RMS.
-        statistics: file of gradient statistics for RMS; the bundled model has its own.
-        every: learn on windows k, 2k, ... of the stream.
-        cadence: what becomes of the other windows: `skip` them or `accumulate` their gradients.
-        reset: back to the prior `never` or at the end of each `document`.
-        guard: go back when learning diverges: `on` or `off`.
-        salience: which tokens to learn from: all alike (`uniform`), names and dates (`spans`), words that are rare in
+        learn: Change `all`, `lora`, `dora` or `norms`, or `none` for the static model.
+        layers: Change only the transformer layers `a-b` (from 0, both included); empty for no restriction.
+        rank: Give LoRA and DoRA this rank.
+        target_modules: Change `attention`, `mlp`, `all-linear` or module names with commas, with LoRA and DoRA.
+        freeze_embeddings: Keep the input embeddings (and a head tied to them) as they are.
+        rule: Step by `sgd`, `adam` or `rms`, or by a `mixture`: several learners at once, weighed by how well each
+            predicts.
+        learning_rate: Learn at the rate η; None takes the rule's default.
+        experts: Mix experts of these rates with commas, each Adam's or as `RULE:RATE`; 0 is the static model.
+        share: Let another expert of a mixture take over later in the stream.
+        momentum: Step with momentum μ in SGD.
+        decay: Pull to the prior by λ in RMS.
+        epsilon: Add ε to the scale of RMS.
+        statistics: Read the gradient statistics of RMS from this file; the bundled model has its own.
+        every: Learn on windows k, 2k, ... of the stream.
+        cadence: Treat the other windows so: `skip` them, or `accumulate` their gradients.
+        reset: Go back to the prior `never` or at the end of each `document`.
+        guard: Go back when learning diverges: `on` or `off`.
+        salience: Learn from all tokens alike (`uniform`), from names and dates (`spans`), from words that are rare in
             the documents before (`tfidf`), or as a meta-trained network says (`camels`).
-        tagger: of `spans`: built-in `rules`, or `spacy` or `spacy:MODEL`.
-        salience_network: of `camels`: a folder that `driftlm train salience` wrote; empty for the bundled one, which
-            knows the world of facts.
-        seed: of the random half of a new LoRA.
+        tagger: Find `spans` by built-in `rules`, or by `spacy` or `spacy:MODEL`.
+        salience_network: Read the network of `camels` from a folder that `driftlm train salience` wrote; empty for the
+            bundled one, which knows the world of facts.
+        seed: Seed the random half of a new LoRA.
     """
 
     learn: Learn = "all"
@@ -115,7 +116,7 @@ class Learning:
             )
 
     def layer_range(self) -> tuple[int, int] | None:
-        """`layers` as two numbers."""
+        """Return `layers` as two numbers."""
         if not self.layers:
             return None
         first, dash, last = self.layers.partition("-")
@@ -124,7 +125,7 @@ class Learning:
         return int(first), int(last or first)
 
     def rate(self) -> float:
-        """η: the one given, or the rule's default."""
+        """Return η: the one given, or the rule's default."""
         return DEFAULT_RATES.get(self.rule, 1e-4) if self.learning_rate is None else self.learning_rate
 
     def settled(self) -> "Learning":

@@ -77,7 +77,7 @@ class Mixing:
 
     @property
     def weights(self) -> Tensor:
-        """(K,), in sum 1."""
+        """Return the weights (K,), in sum 1."""
         return self.logs.exp()
 
     def read(self, nats: Tensor, prior: Tensor) -> tuple[Tensor, "Mixing"]:

@@ -14,7 +14,7 @@ from driftlm.streams.windows import Window, Windows
 
 
 class Prior:
-    """θ₀, a copy of the parameters that may change.
+    """Keep θ₀, a copy of the parameters that may change.
 
     Attributes:
         values: one tensor a parameter.

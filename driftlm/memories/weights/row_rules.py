@@ -35,7 +35,7 @@ class RowRule(Protocol):
 
 
 class RowSGD:
-    """η·v, v ← μ·v + g; η·g for μ = 0. As `rules.SGD`."""
+    """Step by η·v, v ← μ·v + g; by η·g for μ = 0. As `rules.SGD`."""
 
     def __init__(self, values: Tensor, momentum: float) -> None:
         self.momentum = momentum
@@ -48,7 +48,7 @@ class RowSGD:
 
 
 class RowAdam:
-    """η·m̂ / (√v̂ + ε) with bias corrections by each row's own count of steps (Kingma & Ba 2015, alg. 1)."""
+    """Step by η·m̂ / (√v̂ + ε) with bias corrections by each row's own count of steps (Kingma & Ba 2015, alg. 1)."""
 
     def __init__(self, values: Tensor) -> None:
         steps = torch.zeros((len(values), 1), dtype=torch.float64, device=values.device)

@@ -144,7 +144,7 @@ class WeightRows:
 
     @torch.enable_grad()
     def gradients_of(self, scored: Sequence[Scored], learned: Sequence[int]) -> Tensor | None:
-        """(R, P), each row's gradient of its window's mean; with `accumulate`, of all sums that wait for a step."""
+        """Return (R, P), each row's gradient of its window's mean; with `accumulate`, of all sums that wait."""
         found = None
         if learned:
             losses = [self.memory.loss(scored[n].forward.nats) for n in learned]

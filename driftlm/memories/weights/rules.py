@@ -60,7 +60,7 @@ class Rule(Protocol):
 
 
 class SGD:
-    """θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD without dampening or weight decay."""
+    """Step by θ ← θ − η·v, v ← μ·v + g; plain (v = g) for μ = 0. As torch.optim.SGD, undamped, without weight decay."""
 
     def __init__(self, settings: RuleSettings) -> None:
         self.momentum = settings.momentum
@@ -78,7 +78,9 @@ class SGD:
 
 
 class Adam:
-    """torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay (Kingma & Ba 2015, alg. 1).
+    """Step as torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay.
+
+    Source: Kingma & Ba 2015, algorithm 1:
 
     m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  θ ← θ − η / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
     """

@@ -35,7 +35,7 @@ class Salience(Protocol):
         ...
 
     def weights(self, window: Window) -> Tensor:
-        """(S,) float32, at least 0, of the window that was read last."""
+        """Return (S,) float32, at least 0, of the window that was read last."""
         ...
 
     def finish(self) -> None:
@@ -73,7 +73,7 @@ def new_places(spelling: Spelling, window: Window) -> tuple[str, list[Span]]:
 
 
 class Spans:
-    """1 for a token that touches a salient span, else 0."""
+    """Weigh 1 for a token that touches a salient span, else 0."""
 
     def __init__(self, language_model: LanguageModel, tagger: str) -> None:
         self.spelling, self.tagger = Spelling(language_model), tagger_of(tagger)
@@ -101,7 +101,7 @@ class Spans:
 
 
 class TfIdf:
-    """tf(w) ln((N + 2) / (df(w) + 1)) of the word w that a token belongs to, divided by the window's mean.
+    """Weigh by tf(w) ln((N + 2) / (df(w) + 1)) of the word w that a token belongs to, divided by the window's mean.
 
     tf counts w in the document so far, the window included; df is the number of documents before it that hold w, of N
     that were read. The constants let the first document have weights, and no word none. A token between words weighs
@@ -140,7 +140,7 @@ class TfIdf:
         return weights / weights.mean() if weights.any() else weights
 
     def weight(self, word: str) -> float:
-        """tf-idf of a word of the document."""
+        """Return the tf-idf of a word of the document."""
         return self.words[word] * math.log((self.documents + 2) / (self.frequencies[word] + 1))
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""How far sources were followed: a file of lines, one for every document that came."""
+"""How far sources were read: a file of lines, one for every document that came."""
 
 import json
 import os
@@ -29,8 +29,8 @@ class Offset:
     given: int
 
 
-class Follower(Protocol):
-    """What gives documents, and says how far it is."""
+class Resumable(Protocol):
+    """A source that gives documents, and says how far it is."""
 
     offset: Offset
 
@@ -72,7 +72,7 @@ class Offsets:
             self.whole = len(kept)
 
     def lines(self) -> Iterator[tuple[Offset, Document | None]]:
-        """What was written before, in order."""
+        """Yield what was written before, in order."""
         if not self.path.exists():
             return
         read = 0
@@ -93,22 +93,22 @@ class Offsets:
                 yield found
 
     def documents(self) -> Iterator[Document]:
-        """Those that came before."""
+        """Yield those that came before."""
         return (document for _, document in self.lines() if document is not None)
 
-    def and_more(self, tail: Follower) -> Iterator[Document]:
-        """Those that came before, and then those that come, each added as it does."""
+    def and_more(self, tail: Resumable) -> Iterator[Document]:
+        """Yield those that came before, and then those that come, each added as it does."""
         yield from self.documents()
         for document in tail:
             self.add(document, tail.offset)
             yield document
 
     def add(self, document: Document, offset: Offset) -> None:
-        """Another one came; on disk with the next `write`."""
+        """Add another document that came; it is on disk with the next `write`."""
         self.pending += line_of(offset, document if self.texts else None)
 
     def write(self) -> None:
-        """What was added is on disk when this returns."""
+        """Write what was added, which is on disk when this returns."""
         if not self.pending:
             return
         with self.path.open("ab") as file:
@@ -121,6 +121,6 @@ class Offsets:
 
 
 def line_of(offset: Offset, document: Document | None) -> bytes:
-    """A line of the file."""
+    """Return a line of the file."""
     values = asdict(offset) | ({} if document is None else {"document": asdict(document)})
     return json.dumps(values).encode() + b"\n"

@@ -16,7 +16,7 @@ Say = Callable[[str], object]
 
 
 class Source:
-    """Something that is followed.
+    """Something that is read while it grows.
 
     Attributes:
         ended: whether nothing can come any more.
@@ -27,14 +27,14 @@ class Source:
     unsettled = 0
 
     def look(self) -> Iterator[Came]:
-        """What came since the last look."""
+        """Yield what came since the last look."""
         raise NotImplementedError
 
     def tell_left(self) -> None:
         """Say what came and is not read."""
 
     def close(self) -> None:
-        """Nobody looks any more."""
+        """Close what nobody looks at any more."""
 
 
 class Cut(Source):
@@ -52,7 +52,7 @@ class Cut(Source):
         self.block = b""  # lines that have, of a document that has not; begins at `start`
 
     def feed(self, chunk: bytes) -> Iterator[Came]:
-        """Documents that end with these bytes."""
+        """Yield the documents that end with these bytes."""
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             line = b"".join((*self.line, end, b"\n"))
@@ -71,7 +71,7 @@ class Cut(Source):
                 raise DriftError(f"{self.where()}: a line is over {LONGEST_LINE // 1_000_000} MB; divide its text.")
 
     def rest(self) -> Iterator[Came]:
-        """The last document, when no bytes come any more."""
+        """Yield the last document, when no bytes come any more."""
         self.block, self.line = self.block + b"".join(self.line), []
         if not self.block.strip():
             return
@@ -83,11 +83,11 @@ class Cut(Source):
             self.say(f"{error}: the last line, which was not finished, is left out")
 
     def where(self) -> str:
-        """For refusals."""
+        """Say where this is, for refusals."""
         return f"{self.label}, byte {self.start}"
 
     def document(self) -> Iterator[Came]:
-        """What has come together, as a document or its pieces."""
+        """Yield what has come together, as a document or its pieces."""
         if not self.block:
             return
         raw, where = self.block, self.where()

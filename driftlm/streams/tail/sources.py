@@ -104,7 +104,7 @@ class Tail:
                 source.close()
 
     def looking(self) -> Iterator[Document]:
-        """Documents, until they end."""
+        """Yield documents, until they end."""
         quiet = time.monotonic()
         while not self.stopped:
             for source in self.sources:
@@ -128,7 +128,7 @@ class Tail:
 
 @contextmanager
 def ended_by_signals(tail: Tail) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM ends the stream behind the document that is being read; a second one at once.
+    """End the stream at the first Ctrl-C or SIGTERM behind the document that is being read; at a second one at once.
 
     Gives a list that stays empty, as nobody is asked to stop anywhere else.
     """
@@ -150,7 +150,7 @@ def ended_by_signals(tail: Tail) -> Iterator[list[int]]:
 def opened(
     source: str, stdin: Literal["text", "jsonl"], piece: int | None, versions: bool, known: dict[str, Offset], say: Say
 ) -> Source:
-    """What follows one source."""
+    """Return what follows one source."""
     name = shown(source)
     if source == STDIN:
         return Pipe(source, stdin == "jsonl", piece, say)
@@ -219,14 +219,15 @@ class Growing(Cut):
         return True
 
     def there(self) -> BinaryIO | None:
-        """What is at the path."""
+        """Return what is at the path."""
         try:
             return open(self.path, "rb")  # it stays open, so that nothing written to it is lost
         except FileNotFoundError:
             return None
 
     def moved(self, offset: Offset) -> BinaryIO | None:
-        """The file that was read up to an offset, where a rotation left it: beside the path, under a longer name.
+        """Return the file that was read up to an offset, where a rotation left it: beside the path, under a longer
+        name.
 
         One whose name begins otherwise is left alone, as a file system gives the number of a deleted file to a new one.
         """
@@ -244,7 +245,7 @@ class Growing(Cut):
         return None
 
     def grown(self) -> Iterator[Came]:
-        """What was added, up to the size that it has now."""
+        """Yield what was added, up to the size that it has now."""
         assert self.file is not None
         size = os.fstat(self.file.fileno()).st_size
         if size < self.file.tell():
@@ -255,7 +256,7 @@ class Growing(Cut):
             yield from self.feed(chunk)
 
     def replaced(self) -> bool:
-        """Whether another file is at the path."""
+        """Tell whether another file is at the path."""
         assert self.file is not None
         try:
             there = os.stat(self.path)
@@ -271,12 +272,12 @@ class Growing(Cut):
 
 
 def mark_of(file: BinaryIO) -> str:
-    """What tells an open file from others of its file system."""
+    """Return what tells an open file from others of its file system."""
     return str(os.fstat(file.fileno()).st_ino)
 
 
 def goes_on(file: BinaryIO, offset: Offset) -> bool:
-    """Whether it is the file that was read up to an offset: its mark, longer than that, and a line ends there."""
+    """Tell whether it is the file that was read up to an offset: its mark, longer than that, and a line ends there."""
     if mark_of(file) != offset.mark or os.fstat(file.fileno()).st_size <= offset.start:
         return False
     file.seek(max(0, offset.start - 1))
@@ -323,7 +324,7 @@ class Folder(Source):
             yield from self.file(path, mark)
 
     def file(self, path: str, mark: str) -> Iterator[Came]:
-        """Documents of a file that is whole."""
+        """Yield the documents of a file that is whole."""
         before = self.known.get(path)
         again = before is not None and before.mark != mark
         if again and not self.versions:

@@ -101,7 +101,7 @@ def test_forgotten_is_as_if_never_added(bank: BankStore, tmp_path: Path, compact
         bank.show("x")
 
 
-def test_expired_are_those_of_moments_before(bank: BankStore) -> None:
+def test_expired_are_those_of_timestamps_before(bank: BankStore) -> None:
     add(bank, document("a", timestamp=3.0), document("b"), document("c", timestamp=1.0), document("d", timestamp=2.0))
     assert bank.expire(3.0) == ["c", "d"] and bank.expire(3.0) == []
     assert [entry.id for entry in bank.ls()] == ["a", "b"]
@@ -339,7 +339,9 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
 
 def test_other_networks_and_newer_formats_are_refused(bank: BankStore) -> None:
     for other in (Facts(2, 3, 4, "second"), Facts(2, 3, 4, "first", "float16"), Facts(2, 3, 5, "first")):
-        with pytest.raises(DriftError, match="was made with other networks .* give its own with --networks"):
+        with pytest.raises(
+            DriftError, match="was made with other networks .* give its own with `MemorySettings.networks`"
+        ):
             BankStore.open(bank.folder, other)
     with BankStore.open(bank.folder, FACTS) as again:
         assert again.facts == FACTS

@@ -75,7 +75,7 @@ def test_a_name_is_parted_once() -> None:
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(DriftError) as refused:
         encoder_named(name, language_model("llama"))
-    assert str(refused.value) == f"--encoder was {name!r}; give one of {', '.join(NAMES)}."
+    assert str(refused.value) == f"`QuestionStudy.encoder` was {name!r}; give one of {', '.join(NAMES)}."
     assert "dpr:FOLDER,QUESTION_FOLDER" in NAMES and "sentence:FOLDER" in NAMES
 
 

@@ -107,7 +107,7 @@ def test_the_largest_rate_there_is(tmp_path: Path, window: str, rule: str) -> No
     assert bool(first.isfinite().all()) and memory.counts.rollbacks >= 1
     memory.reset()  # still a fresh start, after all this
     assert torch.equal(read(memory, DOCUMENTS), first)
-    with pytest.raises(DriftError, match=r"--learning-rate was 1e\+31; give a number from 0 to 1e\+30"):
+    with pytest.raises(DriftError, match=r"`Learning.learning_rate` was 1e\+31; give a number from 0 to 1e\+30"):
         memory_of(window, tmp_path, rule, learning_rate=1e31)
 
 
@@ -138,7 +138,7 @@ def test_without_a_guard_divergence_is_an_error_and_no_number(
     except DriftError as error:
         sentence = str(error)
         assert "learning diverged: the score of " in sentence
-        assert "start a new run with a lower --learning-rate, or with --guard on" in sentence
+        assert "start a new run with a lower `Learning.learning_rate`, or with `Learning.guard` on" in sentence
     # At 1e3 the scores may be bad numbers, and with LoRA at 1e10 those of a model that knows nothing any more.
     assert sentence is not None or rate == 1e3 or rule == "lora"
     assert memory.counts.rollbacks == memory.counts.prior_used == 0 and kinds(steps) == []

@@ -177,10 +177,10 @@ def test_a_state_of_other_experts_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "mixture", "learning_rate": 0.1}, "--learning-rate was 0.1"),
-        ({"rule": "mixture", "experts": "0,fast"}, "--experts named 'fast'"),
-        ({"rule": "mixture", "experts": "0,-1"}, "--experts named .*whose rate is -1"),
-        ({"rule": "mixture", "experts": "nan"}, "--experts named .nan., whose rate is nan"),
+        ({"rule": "mixture", "learning_rate": 0.1}, "`Learning.learning_rate` was 0.1"),
+        ({"rule": "mixture", "experts": "0,fast"}, "`Learning.experts` named 'fast'"),
+        ({"rule": "mixture", "experts": "0,-1"}, "`Learning.experts` named .*whose rate is -1"),
+        ({"rule": "mixture", "experts": "nan"}, "`Learning.experts` named .nan., whose rate is nan"),
         ({"experts": "0,1"}, "belong to a mixture"),
         ({"share": True}, "belong to a mixture"),
     ],
@@ -194,7 +194,7 @@ def test_too_many_experts_none_or_one_without_a_guard_are_refused() -> None:
     for rates in ([], [0.1] * 17):
         with pytest.raises(DriftError, match=f"{len(rates)} experts; give 1 to 16"):
             mixture(rates)
-    with pytest.raises(DriftError, match="--guard was off"):
+    with pytest.raises(DriftError, match="`Learning.guard` was off"):
         mixture([0.1], guard="off")
 
 

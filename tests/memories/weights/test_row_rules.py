@@ -44,5 +44,7 @@ def test_every_row_steps_as_torchs_own_optimizer(name: str) -> None:
 
 
 def test_a_rule_without_a_form_for_rows_is_refused() -> None:
-    with pytest.raises(DriftError, match="--rule was rms, which has no form for rows side by side; give sgd or adam"):
+    with pytest.raises(
+        DriftError, match="`Learning.rule` was rms, which has no form for rows side by side; give sgd or adam"
+    ):
         row_rule(Learning("lora", rule="rms"), torch.zeros(2, 3))

@@ -281,9 +281,9 @@ def test_rows_of_an_adapter_that_was_learned_before() -> None:
 @pytest.mark.parametrize(
     ("learning", "sentence"),
     [
-        ({"learn": "norms"}, "give --learn lora"),
-        ({"rule": "rms"}, "--rule was rms"),
-        ({"salience": "tfidf"}, "--salience was tfidf"),
+        ({"learn": "norms"}, "give `Learning.learn` lora"),
+        ({"rule": "rms"}, "`Learning.rule` was rms"),
+        ({"salience": "tfidf"}, "`Learning.salience` was tfidf"),
     ],
 )
 def test_what_cannot_learn_side_by_side_is_refused(learning: dict[str, Any], sentence: str) -> None:

@@ -248,16 +248,16 @@ def test_the_bundled_network_learns_from_what_is_told_of_a_name() -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for settings, message in (
-        ({"salience": "all"}, "--salience was 'all'; give one of uniform, spans, tfidf, camels"),
+        ({"salience": "all"}, "`Learning.salience` was 'all'; give one of uniform, spans, tfidf, camels"),
         ({"salience_network": "x"}, "give camels"),
-        ({"tagger": "spacy"}, "--salience uniform has none; give spans"),
+        ({"tagger": "spacy"}, "`Learning.salience` uniform has none; give spans"),
     ):
         with pytest.raises(DriftError, match=message):
             Learning(**settings)  # type: ignore[arg-type]
-    with pytest.raises(DriftError, match="--tagger was 'ner'; give rules, spacy or spacy:MODEL"):
+    with pytest.raises(DriftError, match="`Learning.tagger` was 'ner'; give rules, spacy or spacy:MODEL"):
         tagger_of("ner")
     with pytest.raises(
-        DriftError, match="holds no salience network; give --salience-network a folder that `driftlm train"
+        DriftError, match="holds no salience network; give `Learning.salience_network` a folder that `driftlm train"
     ):
         WeightMemory(MODEL, GRID, Learning(salience="camels", salience_network=str(tmp_path)))
 

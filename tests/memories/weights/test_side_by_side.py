@@ -98,11 +98,16 @@ def test_no_document_and_an_empty_one() -> None:
 
 
 def test_what_has_no_form_for_rows_is_refused() -> None:
-    with pytest.raises(DriftError, match="--batch was 2 and --reset never.*give --reset document, or --batch 1"):
+    with pytest.raises(
+        DriftError,
+        match="`Stream.batch` was 2 and `Learning.reset` never.*give `Learning.reset` document, or `Stream.batch` 1",
+    ):
         read_side_by_side(memory_of(reset="never"), DOCUMENTS, 2)
-    with pytest.raises(DriftError, match="--batch was 2, but a mixture reads one document at a time; give --batch 1"):
+    with pytest.raises(
+        DriftError, match="`Stream.batch` was 2, but a mixture reads one document at a time; give `Stream.batch` 1"
+    ):
         read_side_by_side(MixtureMemory(language_model("llama"), Windows(), [Learning(learning_rate=0)]), DOCUMENTS, 2)
-    with pytest.raises(DriftError, match="give --learn lora"):
+    with pytest.raises(DriftError, match="give `Learning.learn` lora"):
         read_side_by_side(memory_of(learn="norms"), DOCUMENTS, 2)
 
 

@@ -114,12 +114,12 @@ def test_what_is_no_statistics_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_memory_needs_statistics_that_fit(tmp_path: Path) -> None:
-    with pytest.raises(DriftError, match=r"--rule rms needs gradient statistics of this model"):
+    with pytest.raises(DriftError, match=r"`Learning.rule` rms needs gradient statistics of this model"):
         WeightMemory(language_model("llama"), GRID, Learning(rule="rms"))
     statistics = gathered("llama", GRID, 12)
     for learn in ("all", "norms"):
         assert len(statistics.of(choose(language_model("llama"), learn).parameters)) > 4
-    with pytest.raises(DriftError, match="nothing of the right shape for .*lora_A.*--learn all or norms"):
+    with pytest.raises(DriftError, match="nothing of the right shape for .*lora_A.*`Learning.learn` all or norms"):
         statistics.of(choose(language_model("llama"), "lora").parameters)
     with pytest.raises(DriftError, match="nothing of the right shape for gpt_neox"):
         statistics.of(choose(language_model("neox"), "all").parameters)

@@ -130,7 +130,7 @@ def test_a_line_that_is_none_is_refused_where_it_stands(tmp_path: Path, quick: N
     ):
         with pytest.raises(DriftError, match=part):
             Tail(sources)
-    with pytest.raises(DriftError, match="--piece"):
+    with pytest.raises(DriftError, match="`Stream.piece`"):
         Tail([str(log)], piece=3)
 
 
