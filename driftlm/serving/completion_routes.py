@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.completing import Sampling
+from driftlm.homes.prompts import Prompt, Role, chatted, continued, tokenized
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import tokens
-from driftlm.serving.completing import Sampling
-from driftlm.serving.prompts import Prompt, Role, chatted, continued, tokenized
 from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
 from driftlm.serving.requests import Missing, Served
 from driftlm.serving.streaming import Spoken

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.prompts import Prompt
 from driftlm.memories.base import Supply
 from driftlm.memories.build import Living
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import end_token
-from driftlm.serving.prompts import Prompt
 
 LEAST = -9999.0  # what JSON has for the logarithm of zero
 ECHOED = 256  # positions whose logits are made together
