@@ -1,4 +1,4 @@
-"""What is installed, and which path will run."""
+"""The verb `doctor`."""
 
 import platform
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import driftlm
+from driftlm.storage.locks import refuse_without_locks
 
 EXTRAS = {
     "report": ("altair", "vl_convert"),
@@ -16,6 +17,17 @@ EXTRAS = {
     "ner": ("spacy",),
     "ray": ("ray",),
 }
+
+
+def doctor() -> int:
+    """Say what is installed and which path will run.
+
+    Platforms that driftlm does not run on are refused.
+    """
+    refuse_without_locks()
+    for line in findings():
+        print(line)
+    return 0
 
 
 def findings() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The verb `study`: a study of `evaluation` on a stream of questions."""
+"""Studies of memories that answer, on a stream of questions."""
 
 import random
 from dataclasses import replace
@@ -9,89 +9,57 @@ from typing import Any
 from driftlm.core.errors import DriftError
 from driftlm.evaluation.bank_cost import MEASURED, cost_rows
 from driftlm.evaluation.bank_studies import compared, text_rows
-from driftlm.evaluation.candidates import Terms, checked, learner_of, parts_of
+from driftlm.evaluation.candidates import Terms, checked, learner_of
 from driftlm.evaluation.forgetting import forgotten, unrelated
-from driftlm.evaluation.settings import Asking
+from driftlm.evaluation.settings import OF_MEMORIES, Asking, QuestionStudy
 from driftlm.evaluation.study import compare, retained
 from driftlm.memories.bank.networks import load_networks
-from driftlm.memories.bank.settings import EXACT, Aggregation
-from driftlm.memories.context.named_encoders import STATES, parsed
+from driftlm.memories.context.named_encoders import parsed
 from driftlm.models.machine import Machine
 from driftlm.streams.documents import read_documents
 from driftlm.streams.facts import facts
 from driftlm.streams.questions import Question, QuestionStream, read_questions
 
-OF_MEMORIES = ("qa", "retention", "forgetting")
 
-
-def studied(
-    what: str,
-    machine: Machine,
-    *,
-    stream: str,
-    memories: tuple[str, ...],
-    networks: tuple[str, ...],
-    documents: int,
-    questions: int,
-    seed: int,
-    asking: Asking,
-    aggregation: Aggregation,
-    retrieved: int = 1,
-    budget: int = 256,
-    salience_network: str = "",
-    learning_rate: float | None = None,
-    encoder: str = STATES,
-    sweep_documents: int = 64,
-    text: tuple[str, ...] = (),
-    out: str = "",
-) -> list[dict[str, Any]]:
+def studied(what: str, machine: Machine, study: QuestionStudy) -> list[dict[str, Any]]:
     """The rows of a study.
+
+    Args:
+        what: `qa`, `retention`, `forgetting`, `bank` or `cost`.
+        machine: which model.
+        study: what is measured.
 
     Raises:
         DriftError: for a stream or networks that cannot be read, or settings that make no sense.
     """
-    counts = {"documents": documents, "sweep_documents": sweep_documents, "retrieved": retrieved, "budget": budget}
-    for name, count in counts.items():
-        if count < 1:
-            raise DriftError(f"`QuestionStudy.{name}` was {count}; give at least 1.")
-    if questions < 0:
-        raise DriftError(f"`QuestionStudy.questions` was {questions}; give at most how many to ask, or 0 for all.")
-    if learning_rate is not None and learning_rate <= 0:
-        raise DriftError(f"`QuestionStudy.learning_rate` was {learning_rate}; give a number above 0.")
-    if what not in OF_MEMORIES and memories != ("bank",):
-        raise DriftError(f"study {what} is about a bank alone; leave out `QuestionStudy.memories`.")
-    if what not in ("qa", "retention") and out:
-        raise DriftError(f"study {what} writes no files; leave out `QuestionStudy.out`.")
-    if what != "forgetting" and text:
-        raise DriftError(f"study {what} reads no text besides the stream; leave out `QuestionStudy.text`.")
-    if what == "bank" and aggregation != EXACT:
-        raise DriftError(f"study bank aggregates in every way; leave out `Aggregation.way` {aggregation.way}.")
-    if what != "bank" and len(networks) > 1:
-        raise DriftError(
-            f"`QuestionStudy.networks` named {len(networks)} folders; study {what} takes one, study bank several."
-        )
-    names = checked(memories) if what in OF_MEMORIES else []
-    parsed(encoder)
-    if encoder != STATES and not any("dense" in parts_of(name) for name in names):
-        raise DriftError(
-            f"`QuestionStudy.encoder` was {encoder}, and no memory here has dense; add dense to "
-            f"`QuestionStudy.memories` or leave it out."
-        )
-    chosen = questions_of(stream, min(documents, MEASURED) if what == "cost" else documents, seed)
-    asked = sample(chosen.questions, questions, seed)
+    names = checked(study.memories) if what in OF_MEMORIES else []
+    parsed(study.encoder)
+    study.refuse_unused(what)
+    documents = min(study.documents, MEASURED) if what == "cost" else study.documents
+    chosen = questions_of(study.stream, documents, study.seed)
+    asked = sample(chosen.questions, study.questions, study.seed)
     if what == "bank":
-        return bank_study(machine, networks, chosen, asked, asking, seed)
-    made = load_networks(networks[0] if networks else None, machine.load())
+        return bank_study(machine, study.networks, chosen, asked, study.asking, study.seed)
+    made = load_networks(study.networks[0] if study.networks else None, machine.load())
+    aggregation = replace(study.aggregation, seed=study.seed)
     if what == "cost":
-        return cost_rows(made, chosen, documents, asking, aggregation)
-    terms = Terms(made, aggregation, retrieved, budget, salience_network, learning_rate, encoder)
-    swept = any(learner_of(name) is not None for name in names) and learning_rate is None
-    validation = validation_of(stream, chosen, sweep_documents, seed) if swept else None
+        return cost_rows(made, chosen, study.documents, study.asking, aggregation)
+    terms = Terms(
+        made,
+        aggregation,
+        study.retrieved,
+        study.budget,
+        study.salience_network,
+        study.learning_rate,
+        study.encoder,
+    )
+    swept = any(learner_of(name) is not None for name in names) and study.learning_rate is None
+    validation = validation_of(study.stream, chosen, study.sweep_documents, study.seed) if swept else None
     if what == "qa":
-        return compare(terms, chosen, names, asked, asking, validation, Path(out) if out else None)
+        return compare(terms, chosen, names, asked, study.asking, validation, Path(study.out) if study.out else None)
     if what == "retention":
-        return with_chart(retained(terms, chosen, names, asking, validation), out)
-    return forgotten(terms, chosen, names, list(read_documents(text)) if text else unrelated(), validation)
+        return with_chart(retained(terms, chosen, names, study.asking, validation), study.out)
+    return forgotten(terms, chosen, names, list(read_documents(study.text)) if study.text else unrelated(), validation)
 
 
 def with_chart(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:

@@ -149,7 +149,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
 def refuse(asked: Asked) -> None:
     """Refuse what cannot be written, before sources are asked something long."""
     if isinstance(asked.memory, MixtureMemory):
-        raise DriftError("a mixture of experts reads, but does not write; serve homes of another `Learning.rule`.")
+        raise DriftError("a mixture of experts reads, but does not write; make a home with another update rule.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
 
 

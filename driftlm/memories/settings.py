@@ -8,6 +8,8 @@ from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
 
 SourceName = Literal["bank", "bm25", "dense"]
+STATES = "states"
+"""The encoder of `dense` that takes the language model's own states."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class MemorySettings:
         learning: what the weights learn, and how.
         sources: memories that keep documents beside the weights, in the order they are asked: `bank`, `bm25`, `dense`.
         networks: folder of the bank's networks; empty for the bundled ones.
-        retrieved: documents that `bm25` and `dense` find for a window.
+        retrieved: documents that `bm25` and `dense` find for a window or a question.
         budget: most tokens of their texts together.
         compare: score the `static` model on the same windows, or `none`.
     """

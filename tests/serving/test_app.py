@@ -11,7 +11,7 @@ import pytest
 from driftlm import Document, DriftError
 from driftlm.homes.home import Home
 from driftlm.homes.journal import Entry
-from driftlm.serving.middleware import Limits
+from driftlm.serving.settings import Limits
 from tests.support.homes import KINDS, home_in
 from tests.support.running import words
 from tests.support.servers import MODEL, Server, events, server

@@ -1,7 +1,9 @@
 """Settings of a bank's networks and of their training; no heavy import, so that the command line can show them."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import tyro
 
 from driftlm.core.errors import DriftError
 
@@ -153,16 +155,16 @@ class Aggregation:
         way: `exact` attends to every entry, `nearest` to the `size` of the best document scores, `hierarchical` to
             groups of `size` and then to groups of their aggregates; the others make a bank of at most `size` entries
             first: `pruned` and `averaged` at random, `nearest-averaged` by likeness.
-        size: a number of entries; 0 for `exact`, which has none.
+        size: entries attended to, of a group, or of the smaller bank; 0 for `exact`, which has none.
         seed: of what is random.
 
     Raises:
         DriftError: for a way that there is not, or a size that it cannot have.
     """
 
-    way: Way = "exact"
+    way: Annotated[Way, tyro.conf.arg(name="aggregation")] = "exact"
     size: int = 0
-    seed: int = 0
+    seed: tyro.conf.Fixed[int] = 0  # on the command line, that of the study
 
     def __post_init__(self) -> None:
         if self.way not in get_args(Way):
