@@ -66,18 +66,19 @@ class Conversation:
         system: list[tuple[Role, str]] = [("system", self.talk.system)] if self.talk.system else []
         asked: tuple[Role, str] = ("user", question)
         language_model, chosen = self.memory.language_model, Sampling(temperature=self.talk.temperature)
+        turns = list(self.turns)
         while True:
-            prompt, sampling = turn(language_model, [*system, *self.turns, asked], chosen)
-            if not self.turns or self.roomy(prompt):
+            prompt, sampling = turn(language_model, [*system, *turns, asked], chosen)
+            if not turns or self.roomy(prompt):
                 try:
                     made = complete(self.memory, prompt, sampling, self.talk.tokens, lambda piece: say(piece.text))
                 except NoRoom:  # behind what the sources supply
-                    if not self.turns:
+                    if not turns:
                         raise
                 else:
-                    self.turns += [asked, ("assistant", made.text)]
+                    self.turns = [*turns, asked, ("assistant", made.text)]
                     return Said(question, made)
-            del self.turns[:2]
+            del turns[:2]
 
     def roomy(self, prompt: Prompt) -> bool:
         """Whether behind a prompt there is room for an answer of a usual length."""

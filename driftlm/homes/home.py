@@ -44,6 +44,7 @@ from driftlm.models.machine import Machine
 from driftlm.models.prompting import LONGEST_ANSWER
 from driftlm.storage.checked_json import write_sealed
 from driftlm.storage.files import sync
+from driftlm.storage.locks import refuse_without_locks
 from driftlm.streams.documents import Document
 
 CHECKPOINT_SECONDS = 60.0  # of reading that an opening has to do again at most, one document aside
@@ -143,6 +144,7 @@ class Home:
         Raises:
             DriftError: when there is a home already, or anything else.
         """
+        refuse_without_locks()
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNFINISHED):
             raise DriftError(f"{folder} exists and is not empty; give a new folder for the home.")

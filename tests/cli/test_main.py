@@ -13,6 +13,7 @@ import pytest
 
 import driftlm as package
 from driftlm.cli.doctor import EXTRAS
+from driftlm.cli.main import GROUPS
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.statistics import Statistics
@@ -187,6 +188,53 @@ def test_without_a_verb_the_verbs_are_named(capsys: Capture) -> None:
     outcome = driftlm(capsys, "--help")
     assert outcome.code == 0 and all(verb in outcome.out for verb in ("read", "demo", "report", "generate", "doctor"))
     assert driftlm(capsys, "--version") == (0, f"driftlm {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("behind", [[], ["--help"], ["a.txt", "--json"]])
+@pytest.mark.parametrize(
+    ("verbs", "nearest"),
+    [
+        ("reed", "driftlm read"),
+        ("stats", "driftlm statistics"),
+        ("nosuch", "driftlm "),
+        ("bank ad", "driftlm bank add"),
+        ("home asks", "driftlm home ask"),
+        ("study onlin", "driftlm study online"),
+        ("snapshot mkae", "driftlm snapshot make"),
+        ("train salient", "driftlm train salience"),
+    ],
+)
+def test_an_unknown_verb_names_the_nearest(verbs: str, nearest: str, behind: list[str], capsys: Capture) -> None:
+    refused(driftlm(capsys, *verbs.split(), *behind), f"no verb `driftlm {verbs}`; the nearest is `{nearest}")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_verb_of_verbs_alone_says_which_there_are(group: str, capsys: Capture) -> None:
+    refused(driftlm(capsys, group), *GROUPS[group], "say which")
+    outcome = driftlm(capsys, group, "--help")
+    assert outcome.code == 0 and all(verb in outcome.out for verb in GROUPS[group])
+
+
+def test_platforms_without_locks_are_refused_in_a_sentence(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", tiny_model(tmp_path), "--threads", 1)
+    assert driftlm(capsys, "home", "new", "home", *model).code == 0
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    before = set(tmp_path.rglob("*"))
+    for line in (
+        ["doctor"],
+        ["home", "new", "other", *model],
+        ["home", "read", "home", written(tmp_path / "home", a=words(4))[0]],
+        ["home", "ask", "home", "where?"],
+        ["home", "forget", "home", "a"],
+        ["snapshot", "make", "home", "one"],
+        ["snapshot", "verify", "home"],
+        ["snapshot", "prune", "home"],
+        ["serve", "--home-folder", "homes", "--port", 0, *model],
+    ):
+        refused(driftlm(capsys, *line), "fcntl, which this platform does not have; run it on Linux or macOS")
+    assert {path.name for path in set(tmp_path.rglob("*")) - before} <= {"a.txt", "homes"}
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
