@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import driftlm
@@ -54,6 +53,8 @@ def findings() -> Iterator[str]:
 
 def installed(package: str) -> str:
     """A package's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
