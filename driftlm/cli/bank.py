@@ -1,57 +1,17 @@
-"""The command line of the bank: one typed function a verb; heavy imports inside."""
+"""The verb `bank`: a bank that is kept in a folder."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
+from driftlm.cli.output import said, show, tell
 from driftlm.core.errors import DriftError
-from driftlm.memories.bank.settings import Aggregation, Way
+from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.models.machine import Machine
 
 Files = tyro.conf.Positional[tuple[str, ...]]
-
-
-def ask(
-    questions: tyro.conf.Positional[tuple[str, ...]],
-    machine: Machine,
-    *,
-    bank: str,
-    networks: str = "",
-    tokens: int = 24,
-    beams: int = 1,
-    aggregation: Way = "exact",
-    size: int = 0,
-    json: bool = False,
-) -> int:
-    """Answer questions from a bank, and say which documents were attended to.
-
-    Args:
-        questions: each in quotes.
-        machine: which model; the bank's own where none is given.
-        bank: its folder.
-        networks: the bank's networks, where they moved.
-        tokens: longest answer.
-        beams: of the search for an answer; 1 is greedy.
-        aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
-            or to a bank made smaller first.
-        size: entries attended to, of a group, or of the smaller bank.
-        json: one JSON object a question on stdout.
-    """
-    from driftlm.homes.bank_folder import ask as ask_bank
-
-    way = Aggregation(aggregation, size)
-    for found in ask_bank(questions, Path(bank), machine, networks, tokens, beams=beams, aggregation=way):
-        if json:
-            show(found)
-            continue
-        print(found["answer"])
-        for document in found["documents"]:
-            print(f"  {document['weight']:6.1%}  {document['id']}")
-    return 0
 
 
 def add(
@@ -80,7 +40,7 @@ def add(
     added = []
     for ids in add_to_bank(files, Path(bank), machine, networks, stdin=stdin, half=half):
         added += ids
-        print(f"driftlm: {len(added):,} documents added", file=sys.stderr)
+        tell(f"{len(added):,} documents added")
     show({"bank": bank, "added": added}) if json else print(f"{bank}: {len(added):,} documents added")
     return 0
 
@@ -113,12 +73,9 @@ def showing(document: tyro.conf.Positional[str], bank: str, json: bool = False) 
         bank: its folder.
         json: one JSON object on stdout.
     """
-    from dataclasses import asdict
+    from driftlm.homes.bank_folder import shown
 
-    from driftlm.memories.bank.store import BankStore
-
-    with BankStore.open(bank) as store:
-        entry = asdict(store.show(document))
+    entry = shown(Path(bank), document)
     if json:
         show(entry)
         return 0
@@ -137,13 +94,9 @@ def forget(documents: tyro.conf.Positional[tuple[str, ...]], bank: str, json: bo
         bank: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.memories.bank.store import BankStore
+    from driftlm.homes.bank_folder import forget as forget_in_bank
 
-    if not documents:
-        raise DriftError("no document was named; give the ids that `driftlm bank ls` shows.")
-    with BankStore.open(bank) as store:
-        store.forget(*dict.fromkeys(documents))  # all are known, or none is forgotten
-    return forgotten(list(dict.fromkeys(documents)), bank, json)
+    return forgotten(forget_in_bank(Path(bank), documents), bank, json)
 
 
 def expire(bank: str, before: str, json: bool = False) -> int:
@@ -154,20 +107,15 @@ def expire(bank: str, before: str, json: bool = False) -> int:
         before: a date, a date and time, a year, or seconds since 1970.
         json: one JSON object on stdout.
     """
-    from driftlm.memories.bank.store import BankStore
-    from driftlm.streams.timestamps import timestamp_of
+    from driftlm.homes.bank_folder import expire as expire_in_bank
 
-    timestamp = timestamp_of(before)
-    if timestamp is None:
-        raise DriftError(f"--before was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970.")
-    with BankStore.open(bank) as store:
-        return forgotten(store.expire(timestamp), bank, json)
+    return forgotten(expire_in_bank(Path(bank), before), bank, json)
 
 
 def forgotten(documents: list[str], bank: str, as_json: bool) -> int:
     """Say which documents are gone, and what is left of them."""
     if documents:
-        print(f"driftlm: their vectors stay on disk until `driftlm bank compact --bank {bank}`", file=sys.stderr)
+        tell(f"their vectors stay on disk until `driftlm bank compact --bank {bank}`")
     return said({"bank": bank, "forgotten": documents}, as_json)
 
 
@@ -178,10 +126,9 @@ def verify(bank: str, json: bool = False) -> int:
         bank: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.memories.bank.store import BankStore
+    from driftlm.homes.bank_folder import verify as problems_of
 
-    with BankStore.open(bank) as store:
-        problems, count = store.verify(), len(store)
+    problems, count = problems_of(Path(bank))
     if json:
         show({"bank": bank, "documents": count, "problems": problems})
     else:
@@ -196,22 +143,19 @@ def compact(bank: str, json: bool = False) -> int:
         bank: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.memories.bank.store import BankStore
+    from driftlm.homes.bank_folder import compact as compact_bank
 
-    with BankStore.open(bank) as store:
-        store.compact()
-        return said({"bank": bank, "documents": len(store)}, json)
+    return said({"bank": bank, "documents": compact_bank(Path(bank))}, json)
 
 
 def export(
     question: tyro.conf.Positional[str],
     machine: Machine,
+    aggregation: Aggregation = EXACT,
     *,
     bank: str,
     to: str,
     networks: str = "",
-    aggregation: Way = "exact",
-    size: int = 0,
     json: bool = False,
 ) -> int:
     """Write what a bank says to one question as a folder that transformers and peft load (prefix tuning, or a LoRA).
@@ -219,16 +163,15 @@ def export(
     Args:
         question: in quotes.
         machine: which model; the bank's own where none is given.
+        aggregation: attend to the whole bank or to part of it.
         bank: its folder.
         to: the folder, which must be new.
         networks: the bank's networks, where they moved.
-        aggregation: attend to the whole bank or to part of it, as in `driftlm ask`.
-        size: entries attended to, of a group, or of the smaller bank.
         json: one JSON object on stdout.
     """
     from driftlm.homes.bank_folder import export as export_question
 
-    facts = export_question(question, Path(bank), machine, networks, Path(to), Aggregation(aggregation, size))
+    facts = export_question(question, Path(bank), machine, networks, Path(to), aggregation)
     if json:
         show(facts)
         return 0
@@ -236,21 +179,6 @@ def export(
     for document in facts["documents"]:
         print(f"  {document['weight']:6.1%}  {document['id']}")
     return 0
-
-
-def said(facts: dict[str, Any], as_json: bool) -> int:
-    """Facts as JSON, or line by line."""
-    if as_json:
-        show(facts)
-    else:
-        for name, value in facts.items():
-            print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
-    return 0
-
-
-def show(facts: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(facts, allow_nan=False))
 
 
 def bank() -> int:

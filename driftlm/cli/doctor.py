@@ -1,11 +1,11 @@
-"""What is installed, and which path will run."""
+"""The verb `doctor`."""
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import driftlm
+from driftlm.storage.locks import refuse_without_locks
 
 EXTRAS = {
     "report": ("altair", "vl_convert"),
@@ -16,6 +16,17 @@ EXTRAS = {
     "ner": ("spacy",),
     "ray": ("ray",),
 }
+
+
+def doctor() -> int:
+    """Say what is installed and which path will run.
+
+    Platforms that driftlm does not run on are refused.
+    """
+    refuse_without_locks()
+    for line in findings():
+        print(line)
+    return 0
 
 
 def findings() -> Iterator[str]:
@@ -42,6 +53,8 @@ def findings() -> Iterator[str]:
 
 def installed(package: str) -> str:
     """A package's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

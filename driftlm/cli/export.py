@@ -1,11 +1,11 @@
-"""The command line of exporting; heavy imports inside."""
+"""The verb `export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from driftlm.cli.bank import show
+from driftlm.cli.output import show
 from driftlm.models.machine import Machine
 from driftlm.streams.windows import Windows
 

@@ -1,77 +1,38 @@
-"""The command line of homes: one typed function a verb; heavy imports inside."""
+"""The verb `home`: a memory that lives in a folder."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from driftlm.cli.bank import said, show
+from driftlm.cli.output import said, show, tell
 from driftlm.core.errors import DriftError
-from driftlm.memories.weights.learning import Learning
+from driftlm.homes.settings import Talk
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
-from driftlm.streams.windows import Windows
 
 if TYPE_CHECKING:
-    from driftlm.homes.journal import Entry, Journal
+    from driftlm.homes.journal import Entry
     from driftlm.homes.replay import Cost
-    from driftlm.streams.documents import Document
 
 Folder = tyro.conf.Positional[str]
 Several = tyro.conf.Positional[tuple[str, ...]]
 
 
-def new(
-    home: Folder,
-    windows: Windows,
-    learning: Learning,
-    machine: Machine,
-    *,
-    sources: tuple[Literal["bank", "bm25", "dense"], ...] = (),
-    networks: str = "",
-    retrieved: int = 1,
-    budget: int = 256,
-    compare: Literal["static", "none"] = "static",
-    json: bool = False,
-) -> int:
+def new(home: Folder, memory: MemorySettings, machine: Machine, *, json: bool = False) -> int:
     """Make a home: a memory that lives in a folder, with its settings for good.
 
     Args:
         home: its folder, which must be new.
-        windows: how documents are cut.
-        learning: what the weights learn, and how.
+        memory: what it is made of.
         machine: which model.
-        sources: memories that keep documents beside the weights: `bank`, `bm25`, `dense`.
-        networks: folder of the bank's networks; empty for the bundled ones.
-        retrieved: documents that `bm25` and `dense` find for a window.
-        budget: most tokens of their texts together.
-        compare: score the `static` model on the same windows, or `none`.
         json: one JSON object on stdout.
     """
-    from driftlm.homes.home import Home
-    from driftlm.homes.opening import loaded_for_new
-    from driftlm.memories.settings import MemorySettings
+    from driftlm.homes.opening import made
 
-    place = str(Path(networks).resolve()) if networks else ""
-    settings = MemorySettings(windows, learning, sources, place, retrieved, budget, compare)
-    model, machine = loaded_for_new(machine)
-    with Home.create(home, model, settings, machine=machine) as made:
-        return said({"home": home, "model": str(made.facts["model"]["name"])}, json)
-
-
-@contextmanager
-def journal_of(home: str) -> "Iterator[Journal]":
-    """What a home has read, without its model."""
-    from driftlm.homes.identity import described
-    from driftlm.homes.journal import Journal
-
-    described(home)
-    with closing(Journal.open(Path(home) / "journal.sqlite")) as journal:
-        yield journal
+    return said({"home": home, "model": made(home, memory, machine)}, json)
 
 
 def read(
@@ -93,65 +54,15 @@ def read(
         idle: seconds without a document after which --follow ends.
         json: one JSON object a document on stdout.
     """
-    from driftlm.homes.opening import opened
-    from driftlm.runs.settings import refuse_idle
-    from driftlm.streams.documents import read_documents
+    from driftlm.homes.arriving import read_into
 
-    refuse_idle(follow, idle)
-    if follow:
-        return followed_into(home, files, stdin, idle, json)
-    documents = read_documents(files, stdin=stdin)  # checks them before the model is loaded
-    with opened(home) as place:
-        for document in warned_of_times(documents):
-            tell_read(place.read(document), json)
+    for entry in read_into(home, files, stdin=stdin, follow=follow, idle=idle, tell=tell):
+        show_entry(entry, json)
     return 0
 
 
-def followed_into(
-    home: str, files: Sequence[str], stdin: Literal["text", "jsonl"], idle: float | None, json: bool
-) -> int:
-    """Read what comes; how far is kept beside the journal, behind every document."""
-    from driftlm.homes.opening import opened
-    from driftlm.streams.tail.offsets import Offsets
-    from driftlm.streams.tail.sources import Tail, ended_by_signals
-
-    with opened(home) as place:
-        offsets = Offsets(Path(home) / "followed.jsonl", texts=False)
-        tail = Tail(
-            files,
-            stdin=stdin,
-            idle=idle,
-            versions=True,
-            offsets=offsets.offsets.values(),
-            say=partial(print, "driftlm:", file=sys.stderr),
-        )
-        with ended_by_signals(tail):
-            for document in warned_of_times(tail):
-                tell_read(place.read(document), json)
-                offsets.add(document, tail.offset)
-                offsets.write()
-    return 0
-
-
-def warned_of_times(documents: "Iterable[Document]") -> "Iterator[Document]":
-    """The documents; the first whose time cannot be understood is named on stderr, and is read all the same."""
-    from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
-
-    named = False
-    for document in documents:
-        if not named and document.time is not None and timestamp_of(document.time) is None:
-            named = True
-            print(
-                f"driftlm: the time {document.time!r} of the document {document.id!r} cannot be read, so that neither "
-                f"--as-of nor expiring finds it; give {UNDERSTOOD}. Others are not named.",
-                file=sys.stderr,
-                flush=True,
-            )
-        yield document
-
-
-def tell_read(entry: "Entry", as_json: bool) -> None:
-    """A document that was read, on stdout at once."""
+def show_entry(entry: "Entry", as_json: bool) -> None:
+    """Print a document that was read, at once."""
     from driftlm.homes.journal import facts_of
 
     if as_json:
@@ -163,17 +74,65 @@ def tell_read(entry: "Entry", as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def listing(home: Folder, json: bool = False) -> int:
+def ask(home: Folder, question: tyro.conf.Positional[str] = "", *, talk: Talk, json: bool = False) -> int:
+    """Ask a home; without a question, a prompt stays open and keeps the conversation until Ctrl-D.
+
+    What the home keeps as documents stands before the question, and those that the answer rests on are named. Asking
+    changes nothing in the home.
+
+    Args:
+        home: its folder.
+        question: in quotes; without one, each line of standard input is one.
+        talk: how it answers.
+        json: one JSON object a question on stdout.
+    """
+    from driftlm.homes.conversation import conversing
+
+    with conversing(home, talk) as conversation:
+        for one in [question] if question else lines():
+            try:
+                answer = conversation.ask(one) if json else conversation.ask(one, say)
+            except DriftError as error:
+                if question:
+                    raise
+                tell(str(error))
+                continue
+            if json:
+                show(answer.facts())
+                continue
+            print()
+            for document, share in answer.documents:
+                print(f"  {share:6.1%}  {document}", flush=True)
+    return 0
+
+
+def lines() -> Iterator[str]:
+    """Questions from standard input, a line each, until it ends; at a terminal a sign says that one is awaited."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def say(text: str) -> None:
+    """Print a piece of an answer at once."""
+    print(text, end="", flush=True)
+
+
+def ls(home: Folder, json: bool = False) -> int:
     """List what a home has read, in order; what it was taken back behind is marked.
 
     Args:
         home: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.homes.journal import facts_of
+    from driftlm.homes.identity import listed
 
-    with journal_of(home) as journal:
-        entries = [facts_of(entry) for entry in journal.entries(sorted(journal.hashes()))]
+    entries = listed(home)
     if json:
         show({"home": home, "documents": entries})
         return 0
@@ -197,40 +156,33 @@ def forget(home: Folder, documents: Several, purge: bool = False, cost: bool = F
         cost: only say what it would cost.
         json: one JSON object on stdout.
     """
-    from driftlm.homes import deletion
-    from driftlm.homes.opening import opened
+    from driftlm.homes.deletion import forget_in
 
-    with opened(home) as place:
-        if not documents and not purge:
-            raise DriftError("no document was named; give the ids that `driftlm home ls` shows.")
-        planned = deletion.plan(place, *documents, purge=purge)
-        tell(planned.cost)
-        if not cost:
-            deletion.forget(place, *documents, purge=purge)
+    planned = forget_in(home, documents, purge=purge, cost=cost, tell_cost=tell_cost)
     still = [] if purge and not cost else planned.snapshots
     if still and not cost:
-        print(f"driftlm: the snapshots {', '.join(still)} still hold them; --purge makes them anew", file=sys.stderr)
+        tell(f"the snapshots {', '.join(still)} still hold them; --purge makes them anew")
     facts = {"forgotten": [] if cost else list(planned.documents), "held_by": still}
     return told(home, facts, planned.cost, json)
 
 
-def tell(cost: "Cost") -> None:
-    """What is to come, on stderr."""
+def tell_cost(cost: "Cost") -> None:
+    """Say what is to come, on stderr."""
     if cost.documents:
         what = f"{cost.documents:,} documents ({cost.tokens:,} tokens) are read again"
-        print(f"driftlm: {what} from {cost.start!r}, in about {cost.seconds:.0f} s", file=sys.stderr, flush=True)
+        tell(f"{what} from {cost.start!r}, in about {cost.seconds:.0f} s")
     else:
-        print("driftlm: nothing has to be read again", file=sys.stderr, flush=True)
+        tell("nothing has to be read again")
 
 
 def told(home: str, facts: dict[str, Any], cost: "Cost", as_json: bool) -> int:
-    """Facts, and as JSON what they cost."""
+    """Print facts, and as JSON what they cost."""
     return said({"home": home, **facts} | ({"cost": asdict(cost)} if as_json else {}), as_json)
 
 
 def home() -> int:
-    """Keep a memory in a folder: new, read, ls, forget (see `driftlm home --help`)."""
+    """Keep a memory in a folder: new, read, ask, ls, forget (see `driftlm home --help`)."""
     raise DriftError(f"a home can {', '.join(HOME_VERBS)}; say which: driftlm home read HOME FILE.")
 
 
-HOME_VERBS: dict[str, Callable[..., int]] = {"new": new, "read": read, "ls": listing, "forget": forget}
+HOME_VERBS: dict[str, Callable[..., int]] = {"new": new, "read": read, "ask": ask, "ls": ls, "forget": forget}

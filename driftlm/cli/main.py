@@ -1,177 +1,35 @@
-"""The command line: one typed function a verb; heavy imports inside."""
+"""The command line: the verb that the arguments name is run, and errors become a sentence and an exit code."""
 
-import json
 import os
 import re
 import sys
 import warnings
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
 
 import tyro
 
 import driftlm
-from driftlm.cli.bank import BANK_VERBS, ask, bank
-from driftlm.cli.claims import CLAIMS, STUDY_VERBS, studies
+from driftlm.cli.ask import ask
+from driftlm.cli.bank import BANK_VERBS, bank
+from driftlm.cli.demo import demo
+from driftlm.cli.doctor import doctor
 from driftlm.cli.export import export
+from driftlm.cli.generate import generate
 from driftlm.cli.home import HOME_VERBS, home
+from driftlm.cli.output import tell
+from driftlm.cli.read import read
+from driftlm.cli.report import report
 from driftlm.cli.serve import serve
 from driftlm.cli.snapshot import SNAPSHOT_VERBS, snapshot
+from driftlm.cli.statistics import statistics
+from driftlm.cli.study import CLAIMS, STUDY_VERBS, study
+from driftlm.cli.teach import teach
 from driftlm.cli.train import TRAIN_VERBS, train
 from driftlm.cli.tune import tune
 from driftlm.core.errors import DriftError
-from driftlm.memories.weights.learning import Learning
-from driftlm.models.machine import Machine
-from driftlm.runs.settings import Stream
-from driftlm.streams.windows import Windows
 
-Text = tyro.conf.Positional[tuple[str, ...]]
-
-
-def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> int:
-    """Read text: score every token, then learn from it; keep a run folder.
-
-    Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
-    """
-    from driftlm.runs.driver import Interrupted
-    from driftlm.runs.reading import read as read_into_run
-
-    try:
-        summary = read_into_run(windows, learning, machine, stream)
-    except Interrupted as stopped:
-        print(f"driftlm: stopped and saved; go on with: driftlm read --resume {stopped}", file=sys.stderr)
-        return 130
-    if stream.report:
-        write_report(Path(summary["run"]), asked=False)
-    if stream.json:
-        print(json.dumps(summary, allow_nan=False))
-    else:
-        print(verdict(summary))
-        for one in summary.get("experts", ()):
-            print(f"expert {one['name']}: {one['nats_per_token']:.4f} nats per token, weight {one['weight']:.3f}")
-        print(f"run: {summary['run']}")
-    return 0
-
-
-def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
-    """Watch the bundled model read the documentation of Python's standard library and get better as it goes.
-
-    Args:
-        limit: tokens to score.
-        run: folder for the run; empty for one under `runs/`.
-        threads: CPU threads; 0 leaves torch's choice.
-    """
-    from driftlm.streams.demonstration import library_documentation
-
-    text = library_documentation(Path(run).parent if run else Path("runs"))
-    stream = Stream(files=(str(text),), limit=limit, run=run)
-    return read(Windows(), Learning(), Machine(threads=threads), stream)
-
-
-def teach(bank: str, seed: int = 0, threads: int = 0) -> int:
-    """Watch a bank learn ten documents about invented people, places and firms, and answer about them at once.
-
-    Args:
-        bank: folder for the bank, which must be new.
-        seed: of what is invented.
-        threads: CPU threads; 0 leaves torch's choice.
-    """
-    from driftlm.homes.bank_folder import add, ask
-    from driftlm.streams.demonstration import invented
-
-    if Path(bank).exists():
-        raise DriftError(f"--bank {bank} exists already; give a new folder.")
-    written, questions = invented(Path(bank), seed)
-    machine = Machine(threads=threads)
-    for ids in add((str(written),), Path(bank), machine, "", stdin="text", half=False):
-        print(f"taught {len(ids)} documents from {written}")
-    for asked, found in zip(questions, ask(tuple(one.text for one in questions), Path(bank), machine, "", 24)):
-        right = (
-            "right" if found["answer"].lower() == asked.answers[0].lower() else f"the document says {asked.answers[0]}"
-        )
-        best = found["documents"][0]
-        print(f"{asked.text}  {found['answer']}  ({right}; {best['weight']:.0%} of the attention on {best['id']})")
-    return 0
-
-
-def report(run: tyro.conf.Positional[str]) -> int:
-    """Write a run's HTML report and PNG charts again, or one page of the studies in a folder.
-
-    Args:
-        run: the run folder, or the --out of studies.
-    """
-    from driftlm.runs.folder import read_config
-    from driftlm.studies.page import results, write_page
-
-    if results(Path(run)):
-        print(f"report: {write_page(Path(run))[0]}", file=sys.stderr)
-        return 0
-    read_config(Path(run))
-    write_report(Path(run), asked=True)
-    return 0
-
-
-def statistics(text: Text, windows: Windows, machine: Machine, *, out: str, limit: int | None = None) -> int:
-    """Gather the gradient statistics that `--rule rms` needs.
-
-    Args:
-        text: files or folders like the ones the model was trained on.
-        windows: how documents are cut.
-        machine: which model.
-        out: file to write.
-        limit: tokens to read.
-    """
-    from driftlm.memories.weights.statistics import gather
-    from driftlm.runs.formats import refuse_unwritable
-    from driftlm.streams.documents import read_documents
-
-    if Path(out).exists():
-        raise DriftError(f"--out {out} exists already; give another file, or remove it.")
-    if limit is not None and limit < 1:
-        raise DriftError(f"--limit was {limit}; give the number of tokens to read, at least 1.")
-    refuse_unwritable(Path(out))
-    language_model = machine.load()
-    gathered = gather(language_model, read_documents(text), windows, limit)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    gathered.save(out)
-    print(f"{out}: statistics of {gathered.facts['windows']} windows, {gathered.facts['tokens']:,} tokens")
-    return 0
-
-
-def generate(
-    prompt: tyro.conf.Positional[str],
-    machine: Machine,
-    start_from: Annotated[str, tyro.conf.arg(name="from")] = "",
-    tokens: int = 100,
-    temperature: float = 0.8,
-    seed: int = 0,
-) -> int:
-    """Continue a prompt, with what a run learned.
-
-    Args:
-        prompt: text to continue.
-        machine: which model.
-        start_from: a run or a PEFT or HuggingFace folder to start from.
-        tokens: most tokens to add.
-        temperature: of the sampling; 0 takes the likeliest token every time.
-        seed: of the sampling.
-    """
-    from driftlm.runs.generation import continuation
-
-    print(continuation(prompt, machine, start_from, tokens=tokens, temperature=temperature, seed=seed))
-    return 0
-
-
-def doctor() -> int:
-    """Say what is installed and which path will run."""
-    from driftlm.cli.doctor import findings
-
-    for line in findings():
-        print(line)
-    return 0
-
-
-VERBS = {
+VERBS: dict[str, Callable[..., int]] = {
     "read": read,
     "demo": demo,
     "teach": teach,
@@ -183,14 +41,21 @@ VERBS = {
     "train": train,
     "bank": bank,
     "ask": ask,
-    "study": studies,
+    "study": study,
     "home": home,
     "snapshot": snapshot,
     "serve": serve,
     "doctor": doctor,
 }
 SETTING = re.compile(r"`\w+\.(?!jsonl?`|py`|sqlite`)([a-z_]+)`")  # a field of settings, and no name of a file
-FLAGS = {"start_from": "from", "kind": "as", "way": "aggregation"}  # fields whose flags have other names
+# Fields whose flags have other names.
+FLAGS = {"start_from": "from", "kind": "as", "way": "aggregation", "golds": "gold"}
+CONFIG = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.SuppressFixed,  # a setting that is fixed is no flag
+)
 GROUPS = {  # verbs of verbs
     "bank": BANK_VERBS,
     "train": TRAIN_VERBS,
@@ -198,38 +63,6 @@ GROUPS = {  # verbs of verbs
     "home": HOME_VERBS,
     "snapshot": SNAPSHOT_VERBS,
 }
-
-
-def write_report(run: Path, asked: bool) -> None:
-    """The report, where its extra is installed; a missing one is an error only when the report was asked for."""
-    from driftlm.report.write import write_report as write
-
-    try:
-        written = write(run)
-    except DriftError as missing:
-        if asked:
-            raise
-        print(f"driftlm: no report: {missing}", file=sys.stderr)
-        return
-    print(f"report: {written[0]}", file=sys.stderr)
-
-
-def verdict(summary: dict[str, float]) -> str:
-    """The totals in one sentence."""
-    read_what = f"read {summary['tokens']:,} tokens ({summary['bytes']:,} bytes) in {summary['seconds']:.0f} s"
-    static, adapted = summary["static_bits_per_byte"], summary["bits_per_byte"]
-    if static is None or summary["updates"] == 0:
-        return f"{read_what}: {adapted:.4f} bits per byte"
-    change = 100 * (1 - adapted / static)
-    word = "fewer" if change >= 0 else "MORE"
-    if summary["rollbacks"] and "experts" not in summary:
-        word += (
-            f"; learning diverged and the guard went back {summary['rollbacks']} times: give a lower --learning-rate"
-        )
-    return (
-        f"{read_what}: {static:.4f} bits per byte by the static model, {adapted:.4f} learning as it read, "
-        f"{abs(change):.1f} % {word}"
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -247,10 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a reader that has gone away is no error
     except DriftError as error:
-        print(f"driftlm: {in_flags(str(error))}", file=sys.stderr)
+        tell(in_flags(str(error)))
         code = 2
     except KeyboardInterrupt:
-        print("driftlm: stopped", file=sys.stderr)
+        tell("stopped")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -258,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # a full disk, a folder that went away
         place = f" ({error.filename})" if error.filename else ""
         then = "go on with --resume" if resumes(arguments) else "try again"
-        print(f"driftlm: the system refused: {error.strerror}{place}; mend that, then {then}.", file=sys.stderr)
+        tell(f"the system refused: {error.strerror}{place}; mend that, then {then}.")
         code = 2
     sys.exit(code)
 
@@ -287,11 +120,32 @@ def called(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"driftlm {driftlm.__version__}")
         return 0
-    group = arguments[0] if len(arguments) > 1 and arguments[0] in GROUPS else ""
+    group = arguments[0] if arguments[:1] and arguments[0] in GROUPS else ""
+    refuse_unknown(arguments[:1], VERBS, "driftlm")
+    refuse_unknown(arguments[1:2], GROUPS.get(group, ()), f"driftlm {group}")
+    if arguments == [group]:
+        return VERBS[group]()  # says which verbs there are
     return tyro.extras.subcommand_cli_from_dict(
-        GROUPS.get(group, VERBS),  # type: ignore[arg-type]  # tyro's overloads leave the verbs' return type unsolved
+        GROUPS.get(group, VERBS),
         args=arguments[1:] if group else arguments,
         prog=f"driftlm {group}".rstrip(),
         description="A language model that keeps learning from the stream it reads.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=CONFIG,
     )
+
+
+def refuse_unknown(first: list[str], verbs: Collection[str], program: str) -> None:
+    """Refuse a verb that there is not, and name the nearest one.
+
+    Example:
+        >>> refuse_unknown(["reed"], ["read", "report"], "driftlm")
+        Traceback (most recent call last):
+        driftlm.core.errors.DriftError: there is no verb `driftlm reed`; the nearest is `driftlm read`, and ...
+    """
+    for verb in first:
+        if verbs and verb not in verbs and not verb.startswith("-"):
+            (nearest,) = get_close_matches(verb, verbs, n=1, cutoff=0.0)
+            raise DriftError(
+                f"there is no verb `{program} {verb}`; the nearest is `{program} {nearest}`, and `{program} --help` "
+                f"lists all."
+            )

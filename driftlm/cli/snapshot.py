@@ -1,15 +1,17 @@
-"""The command line of a home's snapshots: one typed function a verb; heavy imports inside."""
+"""The verb `snapshot`: earlier states of a home."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from driftlm.cli.bank import said, show
-from driftlm.cli.home import Folder, Several, journal_of, tell, told
+from driftlm.cli.home import Folder, Several, tell_cost, told
+from driftlm.cli.output import said, show, tell
 from driftlm.core.errors import DriftError
+
+if TYPE_CHECKING:
+    from driftlm.homes.earlier_states import Return
 
 
 def ls(home: Folder, json: bool = False) -> int:
@@ -19,12 +21,9 @@ def ls(home: Folder, json: bool = False) -> int:
         home: its folder.
         json: one JSON object on stdout.
     """
-    from driftlm.homes.snapshots import Snapshots, described
+    from driftlm.homes.earlier_states import listed
 
-    with journal_of(home) as journal:
-        there = journal.hashes().keys()
-    found = Snapshots(Path(home) / "snapshots").ls()
-    rows = [described(one) | {"holds_forgotten": bool(set(one.history) - there)} for one in found]
+    rows = listed(home)
     if json:
         show({"home": home, "snapshots": rows})
         return 0
@@ -76,31 +75,28 @@ def restore(
         cost: only say what it would cost.
         json: one JSON object on stdout.
     """
-    from driftlm.homes.opening import opened
+    from driftlm.homes.earlier_states import restore_in
 
-    with opened(home) as place:
-        target = place.point(snapshot=name, before=before, as_of=as_of)
-        price, left, kept = place.replay.cost(target), len(place.left_by(target)), place.kept_by()
-        tell(price)
-        tell_left(left, kept, cost)
-        if not cost:
-            place.restore(target)
-        documents = len(place.history)
-    facts = {"restored": not cost, "documents": documents} | ({"left": left, "kept_by": kept} if json else {})
-    return told(home, facts, price, json)
+    def tell_return(found: "Return") -> None:
+        tell_cost(found.cost)
+        tell_left(found, cost)
+
+    found, documents = restore_in(home, snapshot=name, before=before, as_of=as_of, cost=cost, tell_return=tell_return)
+    facts = {"restored": not cost, "documents": documents}
+    return told(home, facts | ({"left": found.left, "kept_by": found.kept_by} if json else {}), found.cost, json)
 
 
-def tell_left(left: int, kept: Sequence[str], asked: bool) -> None:
-    """What leaves the present state, or would, and whether there is a way back, on stderr."""
-    if not left:
+def tell_left(found: "Return", asked: bool) -> None:
+    """Say what leaves the present state, or would, and whether there is a way back, on stderr."""
+    if not found.left:
         return
     leave = "would leave" if asked else "leave"
-    if kept:
-        way = f"the snapshot {kept[0]!r} holds the present state"
+    if found.kept_by:
+        way = f"the snapshot {found.kept_by[0]!r} holds the present state"
     else:
         back = "make one first, to come back to" if asked else "to come back, read them again"
         way = f"no snapshot holds the present state: {back}"
-    print(f"driftlm: {left:,} documents {leave} the state and stay in the journal; {way}", file=sys.stderr, flush=True)
+    tell(f"{found.left:,} documents {leave} the state and stay in the journal; {way}")
 
 
 def diff(home: Folder, one: tyro.conf.Positional[str], other: tyro.conf.Positional[str], json: bool = False) -> int:
@@ -112,26 +108,20 @@ def diff(home: Folder, one: tyro.conf.Positional[str], other: tyro.conf.Position
         other: the later one.
         json: one JSON object on stdout.
     """
-    from driftlm.homes.opening import opened
+    from driftlm.homes.earlier_states import difference
 
-    with opened(home) as place:
-        first, second = place.snapshots.read(one), place.snapshots.read(other)
-        changes = place.snapshots.diff(first, second, place.replay.priors)
-        there = place.journal.hashes().keys()
-
-        def ids(history: Sequence[int], others: Sequence[int]) -> list[str]:
-            return [entry.id for entry in place.journal.entries(sorted(set(history) & there - set(others)))]
-
-        added, missing = ids(second.history, first.history), ids(first.history, second.history)
+    found = difference(home, one, other)
     if json:
-        show({"home": home, "tensors": [asdict(one) for one in changes], "added": added, "missing": missing})
+        show({"home": home} | asdict(found))
         return 0
-    for change in changes:
+    for change in found.tensors:
         part = "" if change.relative is None else f"  {change.relative:.2%}"
         print(f"{change.tensor}  {change.norm:.4g}{part}")
-    print(f"{len(changes):,} tensors differ; {other} read {', '.join(added) or 'nothing'} that {one} had not")
-    if missing:
-        print(f"{other} has not read {', '.join(missing)}")
+    print(
+        f"{len(found.tensors):,} tensors differ; {other} read {', '.join(found.added) or 'nothing'} that {one} had not"
+    )
+    if found.missing:
+        print(f"{other} has not read {', '.join(found.missing)}")
     return 0
 
 
@@ -161,21 +151,9 @@ def prune(home: Folder, names: Several, keep: int | None = None, json: bool = Fa
         keep: instead of names: how many of the newest stay.
         json: one JSON object on stdout.
     """
-    import os
+    from driftlm.homes.earlier_states import prune as prune_in
 
-    from driftlm.homes.identity import described, locked
-    from driftlm.homes.snapshots import Snapshots
-
-    if keep is not None and (names or keep < 0):
-        raise DriftError(f"--keep was {keep} with {len(names)} names; give names, or a number from 0 on.")
-    described(home)
-    lock = locked(Path(home))
-    try:
-        snapshots = Snapshots(Path(home) / "snapshots")
-        gone = list(names) if keep is None else [one.name for one in snapshots.ls()][: -keep or None]
-        freed = snapshots.prune(gone)
-    finally:
-        os.close(lock)
+    gone, freed = prune_in(home, names, keep)
     return said({"home": home, "removed": gone, "freed_bytes": freed}, json)
 
 

@@ -1,90 +1,87 @@
-"""The command line of studies; heavy imports inside."""
+"""The verb `study`: of memories that answer questions, and of published claims."""
 
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
 
-import tyro
-
-from driftlm.cli.bank import show
-from driftlm.evaluation.settings import Asking, Golds, QuestionStudy
-from driftlm.memories.bank.settings import Aggregation, Way
+from driftlm.cli.output import show, tell
+from driftlm.core.errors import DriftError
+from driftlm.evaluation.settings import QuestionStudy
 from driftlm.models.machine import Machine
+from driftlm.studies.settings import ClaimStudy
+
+ANSWERS = {
+    "qa": "Memories that answer, on one table: adapt each to a whole stream, then ask.",
+    "retention": "What is kept of the first 200 documents' answers as more arrive.",
+    "forgetting": "Bits per byte on unrelated text before and after adapting.",
+    "bank": "A bank's ways of aggregation, and what it does for running text, for one or several networks.",
+    "cost": "Seconds and bytes of banks of growing size.",
+}
+CLAIMS = {
+    "online": "Static against learning on every text, with and without resets, by position, and regret to hindsight.",
+    "windows": "Overlapping against cached windows over contexts and strides: bits per byte against FLOPs.",
+    "cadence": "Updates every 1, 2, 4, 8, 16 windows, skipped or accumulated.",
+    "context": "A longer static context against a shorter one that learns, in-domain and under shift.",
+    "lora": "Ranks, modules, layers, DoRA and norms: gain against memory and FLOPs.",
+    "finetuned": "The gain before and after the prior was trained on the target domain.",
+    "drift": "The same documents in date order, shuffled, and interleaved: sensitivity to drift.",
+    "size": "The gain by the size of the model.",
+    "mixture": "A mixture against the best of a finer grid of rates, and against the static model.",
+}
 
 
-def study(
-    what: tyro.conf.Positional[Literal["qa", "retention", "forgetting", "bank", "cost"]],
-    machine: Machine,
-    *,
-    stream: str = "facts",
-    memories: tuple[str, ...] = ("bank",),
-    networks: tuple[str, ...] = (),
-    documents: int = 1665,
-    questions: int = 0,
-    seed: int = 0,
-    beams: int = 1,
-    gold: Golds = "all",
-    aggregation: Way = "exact",
-    size: int = 0,
-    retrieved: int = 1,
-    budget: int = 256,
-    encoder: str = "states",
-    salience_network: str = "",
-    learning_rate: float | None = None,
-    sweep_documents: int = 64,
-    text: tuple[str, ...] = (),
-    out: str = "",
-    json: bool = False,
-) -> int:
-    """Measure memories that answer: adapt on a whole stream, then ask.
+def of_answers(name: str) -> Callable[..., int]:
+    """The verb of a study of memories that answer."""
+
+    def run(machine: Machine, study: QuestionStudy, *, json: bool = False) -> int:
+        from driftlm.evaluation.question_studies import studied
+        from driftlm.report.tables import show_rows
+
+        rows = studied(name, machine, study)
+        show({"rows": rows}) if json else show_rows(rows)
+        return 0
+
+    run.__doc__ = f"""{ANSWERS[name]}
 
     Args:
-        what: `qa`; `retention` of the first 200 documents' answers as more arrive; `forgetting`: bits per byte on
-            unrelated text before and after adapting; `bank`: its ways of aggregation and what it does for running text,
-            for one or several networks; `cost` of banks of growing size.
         machine: which model.
-        stream: `facts`, or a file of documents with questions.
-        memories: for `qa`, `retention` and `forgetting`, of `none`, `context` (the right document as text), `one` (a
-            bank of the right document), `bank`, `bm25`, `dense`, and weights that learn from all tokens (`uniform`) or
-            the salient ones (`spans`, `tfidf`, `camels`); `uniform+bm25` is both. Differences are from the first.
-        networks: folder of the bank's networks, several for `bank`; the bundled ones by default.
-        documents: how many of the stream; the largest bank of `cost`.
-        questions: at most so many (`qa` and `bank`); 0 for all.
-        seed: of the stream of facts, and of the sample where a file has more documents, or there are more questions.
-        beams: of the search for an answer; 1 is greedy.
-        gold: compare with the best of `all` gold answers, or with the `shortest` alone.
-        aggregation: attend to the whole bank (`exact`), to its best documents (`nearest`), to groups (`hierarchical`),
-            or to a bank made smaller first.
-        size: entries attended to, of a group, or of the smaller bank.
-        retrieved: documents that `bm25` and `dense` find for a question, and largest shares of `bank` that count as
-            found: recall is of so many.
-        budget: most tokens of their texts together.
-        encoder: of `dense`: `states` of the language model, `contriever:FOLDER`, `mean:FOLDER` (as all-MiniLM),
-            `bge:FOLDER`, `dpr:FOLDER,QUESTION_FOLDER`, or `sentence:FOLDER` (sentence-transformers).
-        salience_network: folder of the network of `camels`; empty for the bundled one.
-        learning_rate: of the weights that learn; without, the best of seven on documents that are not studied.
-        sweep_documents: how many of those.
-        text: what `forgetting` reads, files or folders; without, documentation of Python.
-        out: folder for the answers as JSON lines (`qa`) or the chart (`retention`).
+        study: what is measured.
         json: one JSON object on stdout.
     """
-    from driftlm.evaluation.question_studies import studied
-    from driftlm.report.tables import show_rows
+    return run
 
-    settings = QuestionStudy(
-        stream=stream,
-        memories=memories,
-        networks=networks,
-        documents=documents,
-        questions=questions,
-        seed=seed,
-        retrieved=retrieved,
-        budget=budget,
-        encoder=encoder,
-        salience_network=salience_network,
-        learning_rate=learning_rate,
-        sweep_documents=sweep_documents,
-        text=text,
-        out=out,
+
+def of_claim(name: str) -> Callable[..., int]:
+    """The verb of a study of a published claim."""
+
+    def run(claim: ClaimStudy, *, json: bool = False) -> int:
+        from driftlm.studies.running import run_and_show
+
+        result = run_and_show(name, claim, tell)
+        if json:
+            show(result)
+        else:
+            print(f"claim: {result['claim']}")
+            print(result["sentence"])
+            print(f"result: {Path(claim.out) / name}.json")
+        return 0
+
+    run.__doc__ = f"""{CLAIMS[name]}
+
+    Args:
+        claim: how much of it, on what, and where it is kept.
+        json: one JSON object on stdout: claim, verdict, figures, rows, and where they come from.
+    """
+    return run
+
+
+def study() -> int:
+    """Run a study: of memories that answer, or of a published claim (see `driftlm study --help`)."""
+    raise DriftError(
+        f"there is {', '.join(STUDY_VERBS)} to study; say which: driftlm study online --data DIR --out DIR."
     )
-    rows = studied(what, machine, settings, Asking(beams, gold), Aggregation(aggregation, size, seed))
-    show({"rows": rows}) if json else show_rows(rows)
-    return 0
+
+
+STUDY_VERBS: dict[str, Callable[..., int]] = {
+    **{name: of_answers(name) for name in ANSWERS},
+    **{name: of_claim(name) for name in CLAIMS},
+}

@@ -1,9 +1,9 @@
-"""The command line of training: one typed function for each kind; heavy imports inside."""
+"""The verb `train`: what is learned beforehand, one kind a function."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from driftlm.cli.bank import said
+from driftlm.cli.output import said
 from driftlm.core.errors import DriftError
 from driftlm.memories.bank.settings import BankTraining, NetworksSettings
 from driftlm.models.machine import Machine

@@ -1,10 +1,10 @@
-"""The command line of tuning; heavy imports inside."""
+"""The verb `tune`."""
 
 from typing import Literal
 
 import tyro
 
-from driftlm.cli.bank import show
+from driftlm.cli.output import show
 from driftlm.models.machine import Machine
 
 

@@ -20,9 +20,10 @@ from driftlm.memories.base import Source, Supply
 from driftlm.memories.composed import ComposedMemory
 from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.dense import DenseIndex, Encoder
-from driftlm.memories.context.named_encoders import STATES, encoder_named
+from driftlm.memories.context.named_encoders import encoder_named
 from driftlm.memories.context.source import RetrievalSource
 from driftlm.memories.loop import read_stream
+from driftlm.memories.settings import STATES
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning, Saliences
 from driftlm.streams.documents import Document

@@ -102,6 +102,54 @@ def listed(folder: Path) -> list[dict[str, Any]]:
         return [{name: value for name, value in asdict(one).items() if name != "text"} for one in store.ls()]
 
 
+def shown(folder: Path, document: str) -> dict[str, Any]:
+    """A document, its text included."""
+    with BankStore.open(folder) as store:
+        return asdict(store.show(document))
+
+
+def forget(folder: Path, documents: Iterable[str]) -> list[str]:
+    """Forget documents, all of them or, where one is not known, none; returns their ids, each once.
+
+    Raises:
+        DriftError: for no document, or one that is not held.
+    """
+    ids = list(dict.fromkeys(documents))
+    if not ids:
+        raise DriftError("no document was named; give the ids that `driftlm bank ls` shows.")
+    with BankStore.open(folder) as store:
+        store.forget(*ids)
+    return ids
+
+
+def expire(folder: Path, before: str) -> list[str]:
+    """Forget all documents from before a time; returns their ids. Those without a time stay.
+
+    Raises:
+        DriftError: for a time that cannot be read.
+    """
+    timestamp = timestamp_of(before)
+    if timestamp is None:
+        raise DriftError(
+            f"`expire.before` was {before!r}; give a date such as 2024-05-01, a year, or seconds since 1970."
+        )
+    with BankStore.open(folder) as store:
+        return store.expire(timestamp)
+
+
+def verify(folder: Path) -> tuple[list[str], int]:
+    """What is torn or was changed, a sentence each, and how many documents there are."""
+    with BankStore.open(folder) as store:
+        return store.verify(), len(store)
+
+
+def compact(folder: Path) -> int:
+    """Write the vectors anew, in one file that opens at once; returns how many documents there are."""
+    with BankStore.open(folder) as store:
+        store.compact()
+        return len(store)
+
+
 @torch.no_grad()
 def ask(
     questions: tuple[str, ...],

@@ -5,11 +5,13 @@ again without them; that is exact. Sources forget at once. Snapshots are immutab
 are purged: then each is made anew at its place, under its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from driftlm.core.errors import DriftError
 from driftlm.homes.home import Home, Undoing
+from driftlm.homes.opening import opened
 from driftlm.homes.replay import Cost
 from driftlm.homes.snapshots import Snapshot
 from driftlm.memories.build import learners, learns
@@ -81,6 +83,31 @@ def forget(home: Home, *documents: str, purge: bool = False) -> Plan:
     if purge:
         home.snapshots.prune()
     home.journal.wipe()
+    return planned
+
+
+def forget_in(
+    folder: str | Path, documents: Sequence[str], *, purge: bool, cost: bool, tell_cost: Callable[[Cost], None]
+) -> Plan:
+    """Forget documents of the home in a folder, or only say what it would cost.
+
+    Args:
+        folder: of the home.
+        documents: their ids; none, with a purge, for those that were forgotten before.
+        purge: make the snapshots that hold them anew without them.
+        cost: change nothing.
+        tell_cost: gets what has to be read again, before it is.
+
+    Raises:
+        DriftError: for no document without a purge, or one that was not read.
+    """
+    with opened(folder) as home:
+        if not documents and not purge:
+            raise DriftError("no document was named; give the ids that `driftlm home ls` shows.")
+        planned = plan(home, *documents, purge=purge)
+        tell_cost(planned.cost)
+        if not cost:
+            forget(home, *documents, purge=purge)
     return planned
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from driftlm import __version__
 from driftlm.core.errors import DriftError
 from driftlm.homes import points
+from driftlm.homes.completing import Sampling, turn
+from driftlm.homes.decoding import complete
 from driftlm.homes.identity import (
     about_model,
     described,
@@ -35,13 +37,14 @@ from driftlm.homes.states import read_checkpoint, write_checkpoint
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.base import Answer
 from driftlm.memories.build import memory_for, networks_for
-from driftlm.memories.composed import ComposedMemory
 from driftlm.memories.loop import Step
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
+from driftlm.models.prompting import LONGEST_ANSWER
 from driftlm.storage.checked_json import write_sealed
 from driftlm.storage.files import sync
+from driftlm.storage.locks import refuse_without_locks
 from driftlm.streams.documents import Document
 
 CHECKPOINT_SECONDS = 60.0  # of reading that an opening has to do again at most, one document aside
@@ -141,10 +144,12 @@ class Home:
         Raises:
             DriftError: when there is a home already, or anything else.
         """
+        refuse_without_locks()
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNFINISHED):
             raise DriftError(f"{folder} exists and is not empty; give a new folder for the home.")
-        settings = replace(settings, learning=settings.learning.settled())
+        place = str(Path(settings.networks).resolve()) if settings.networks else ""
+        settings = replace(settings, learning=settings.learning.settled(), networks=place)
         networks = networks or networks_for(settings, language_model)
         memory_for(settings, language_model, networks)  # what cannot work is refused before there is a folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -242,17 +247,15 @@ class Home:
         return next((entry for entry in reversed(entries) if entry.active), None)
 
     def answer(self, question: str) -> Answer:
-        """Return a greedy answer, behind what the sources supply.
+        """A greedy answer to one question, behind what the sources supply where there are any.
 
         Raises:
-            DriftError: when there are no sources.
+            DriftError: for a mixture of experts, which does not write, or a question that leaves no room.
         """
         self.refuse_unready()
-        if not isinstance(self.memory, ComposedMemory):
-            raise DriftError(
-                f"the home {self.folder} has no sources to answer from; make one with `MemorySettings.sources`."
-            )
-        return self.memory.answer(question)
+        prompt, sampling = turn(self.memory.language_model, [("user", question)], Sampling(temperature=0))
+        completion = complete(self.memory, prompt, sampling, LONGEST_ANSWER)
+        return Answer(completion.text, completion.documents)
 
     # ---- states -----------------------------------------------------------------------------------------------------
 

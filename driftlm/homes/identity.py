@@ -1,18 +1,18 @@
 """What belongs together in a home: its `home.json`, its model, its journal, and one process that has it open."""
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from driftlm.core.errors import DriftError
-from driftlm.homes.journal import Journal
+from driftlm.homes.journal import Journal, facts_of
 from driftlm.homes.states import Held
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
 from driftlm.models.loading import LanguageModel
+from driftlm.storage import locks
 from driftlm.storage.checked_json import read_sealed
 from driftlm.streams.windows import Windows
 
@@ -30,6 +30,24 @@ def described(folder: str | Path) -> dict[str, Any]:
     if not all(isinstance(facts.get(name), dict) for name in ("model", "machine", "settings")):
         raise DriftError(f"{folder / 'home.json'} is damaged; put it back from a copy.")
     return facts
+
+
+@contextmanager
+def journal_of(folder: str | Path) -> Iterator[Journal]:
+    """What the home in a folder has read, without its model.
+
+    Raises:
+        DriftError: when the folder holds no home, or one that is damaged.
+    """
+    described(folder)
+    with closing(Journal.open(Path(folder) / "journal.sqlite")) as journal:
+        yield journal
+
+
+def listed(folder: str | Path) -> list[dict[str, Any]]:
+    """What the home in a folder has read, in order, without the texts."""
+    with journal_of(folder) as journal:
+        return [facts_of(entry) for entry in journal.entries(sorted(journal.hashes()))]
 
 
 def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
@@ -88,11 +106,5 @@ def read_digest(hashes: Mapping[int, str], history: Sequence[int]) -> str:
 
 
 def locked(folder: Path, what: str = "the home") -> int:
-    """Return a descriptor of the folder that no other has while it is open; a refusal says what it is the folder of."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise DriftError(f"{what} {folder} is open already, here or in another process; close it there.") from error
-    return descriptor
+    """A lock of the folder, as `storage.locks` has it."""
+    return locks.locked(folder, what)

@@ -8,6 +8,7 @@ import torch
 from driftlm.core.errors import DriftError
 from driftlm.homes.home import Home
 from driftlm.homes.identity import described
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 
@@ -24,6 +25,17 @@ def opened(folder: str | Path) -> Home:
     except TypeError as error:
         raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
     return Home.open(folder, loaded(machine, facts["model"]["name"]))
+
+
+def made(folder: str | Path, settings: MemorySettings, machine: Machine) -> str:
+    """Make a home in a folder, and close it; returns the name of its model.
+
+    Raises:
+        DriftError: when the folder holds anything, or the model is not to be had.
+    """
+    model, machine = loaded_for_new(machine)
+    with Home.create(folder, model, settings, machine=machine) as home:
+        return str(home.facts["model"]["name"])
 
 
 def loaded_for_new(machine: Machine) -> tuple[LanguageModel, Machine]:

@@ -8,6 +8,8 @@ from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
 
 SourceName = Literal["bank", "bm25", "dense"]
+STATES = "states"
+"""The encoder of `dense` that takes the language model's own states."""
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,13 @@ class MemorySettings:
     """What a memory is made of; a home writes it when it is made, and never changes it.
 
     Attributes:
-        windows: Cut documents so.
-        learning: Let the weights learn this, and so.
-        sources: Keep documents beside the weights in these memories, in the order they are asked: `bank`, `bm25`,
-            `dense`.
-        networks: Read the bank's networks from this folder; empty for the bundled ones.
-        retrieved: Find so many documents for a window with `bm25` and `dense`.
-        budget: Show at most so many tokens of their texts together.
-        compare: Score the `static` model on the same windows, or `none`.
+        windows: how documents are cut.
+        learning: what the weights learn, and how.
+        sources: memories that keep documents beside the weights, in the order they are asked: `bank`, `bm25`, `dense`.
+        networks: folder of the bank's networks; empty for the bundled ones.
+        retrieved: documents that `bm25` and `dense` find for a window or a question.
+        budget: most tokens of their texts together.
+        compare: score the `static` model on the same windows, or `none`.
     """
 
     windows: Windows = field(default_factory=Windows)

@@ -5,11 +5,12 @@ from typing import Any
 
 from driftlm import __version__
 from driftlm.core.errors import DriftError
+from driftlm.homes.prompts import PLAIN
 from driftlm.serving.access import Tokens
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
-from driftlm.serving.middleware import Application, Limits, Middleware, failure
-from driftlm.serving.prompts import PLAIN
+from driftlm.serving.middleware import Application, Middleware, failure
 from driftlm.serving.requests import Gone, Missing, PartlyRead, Served
+from driftlm.serving.settings import Limits
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 LOG = logging.getLogger("driftlm.serving")

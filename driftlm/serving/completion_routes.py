@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.completing import Sampling, turn
+from driftlm.homes.prompts import Prompt, Role, continued, tokenized
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import tokens
-from driftlm.serving.completing import Sampling
-from driftlm.serving.prompts import Prompt, Role, chatted, continued, tokenized
 from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
 from driftlm.serving.requests import Missing, Served
 from driftlm.serving.streaming import Spoken
@@ -73,10 +73,10 @@ def completion_routes(served: Served) -> Any:
     async def chat(request: Request, asked: ChatRequest) -> Response:
         alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
         tokens = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
-        sampling = replace(sampling_of(served, asked, tokens, alternatives), strip=True)
         turns: list[tuple[Role, str]] = [
             ("system" if one.role == "developer" else one.role, one.text) for one in asked.messages
         ]
-        return await respond(request, asked, CHAT, chatted(served.language_model, turns), sampling)
+        prompt, sampling = turn(served.language_model, turns, sampling_of(served, asked, tokens, alternatives))
+        return await respond(request, asked, CHAT, prompt, sampling)
 
     return router

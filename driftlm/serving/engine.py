@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.completing import Asked, Completion
+from driftlm.homes.decoding import write
 from driftlm.homes.home import Home
 from driftlm.homes.tenants import Tenants
-from driftlm.serving.completing import Asked, Completion
-from driftlm.serving.decoding import write
 from driftlm.serving.metrics import Metrics
 
 FIRST_GUESS = 1.0  # seconds of a job, before there was one

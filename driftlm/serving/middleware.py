@@ -4,12 +4,11 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
-from driftlm.core.errors import DriftError
 from driftlm.serving.access import Tokens, bearer, is_loopback
 from driftlm.serving.metrics import Metrics
+from driftlm.serving.settings import Limits
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,28 +17,6 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 TENANT = "default"  # where there are no tokens
 OPEN = {"/health", "/", "/page.js", "/page.css", "/vega.js"}  # need no token: nothing in them is of a tenant
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may take.
-
-    Attributes:
-        max_tokens: tokens that are written for it at most.
-        max_body: bytes of its body.
-        body_seconds: for the body to arrive.
-    """
-
-    max_tokens: int = 512
-    max_body: int = 8_000_000
-    body_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.max_body < 1 or self.body_seconds <= 0:
-            raise DriftError(
-                f"`Limits.max_tokens` was {self.max_tokens} and `Limits.max_body` {self.max_body}; give at least 1 of "
-                f"each."
-            )
 
 
 def failure(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

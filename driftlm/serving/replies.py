@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from driftlm.core.errors import DriftError
-from driftlm.serving.completing import Completion, Piece, Token
+from driftlm.homes.completing import Completion, Piece, Token
 from driftlm.serving.middleware import failure
 from driftlm.serving.streaming import Spoken
 

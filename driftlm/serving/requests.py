@@ -13,8 +13,8 @@ from driftlm.homes.home import Home
 from driftlm.models.loading import LanguageModel
 from driftlm.serving.engine import Engine, Job
 from driftlm.serving.metrics import Metrics
-from driftlm.serving.middleware import Limits
 from driftlm.serving.progress import Progress
+from driftlm.serving.settings import Limits
 
 Result = TypeVar("Result")
 

@@ -56,7 +56,7 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise DriftError(
-            f"`bound.host` {host} is no name or address; give one of this machine, as 127.0.0.1."
+            f"`Serving.host` {host} is no name or address; give one of this machine, as 127.0.0.1."
         ) from error
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
@@ -72,7 +72,7 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
                     continue  # a name's address of a kind that is switched off
                 if error.errno == errno.EADDRINUSE:
                     raise DriftError(
-                        f"port {port} of {host} is taken by another program; give another `bound.port`, or 0 for a "
+                        f"port {port} of {host} is taken by another program; give another `Serving.port`, or 0 for a "
                         f"free one."
                     ) from error
                 reason = os.strerror(error.errno or 0)

@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from driftlm.homes.completing import Asked, Completion, Piece, Sampling
 from driftlm.homes.home import Home
-from driftlm.serving.completing import Asked, Completion, Piece, Sampling
-from driftlm.serving.prompts import Prompt
+from driftlm.homes.prompts import Prompt
 from driftlm.serving.requests import Served, unless_gone
 
 

@@ -101,5 +101,5 @@ def hash_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DriftError(
-            f"{path}: {error.strerror}; give a `run.data` folder that holds the texts of the study."
+            f"{path}: {error.strerror}; give a `ClaimStudy.data` folder that holds the texts of the study."
         ) from error

@@ -41,7 +41,7 @@ class Engine(Protocol):
 def engine_of(name: str) -> Engine:
     """Return the engine of a name."""
     if name not in ENGINES:
-        raise DriftError(f"`run.engine` was {name!r}; give {' or '.join(ENGINES)}.")
+        raise DriftError(f"`ClaimStudy.engine` was {name!r}; give {' or '.join(ENGINES)}.")
     module, attribute = ENGINES[name].split(":")
     engine: Engine = getattr(import_module(module), attribute)
     return engine
@@ -106,7 +106,7 @@ class Attempts:
         if len(failures) == TRIES:
             raise DriftError(
                 f"{named} failed {TRIES} times, at last with {failures[-1]!r}; "
-                f"the finished ones are kept: mend that, then go on with `run.resume`."
+                f"the finished ones are kept: mend that, then go on with `ClaimStudy.resume`."
             )
         self.waiting.append((place, reading))
         return None

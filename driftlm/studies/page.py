@@ -8,8 +8,10 @@ from textwrap import shorten, wrap
 from typing import Any
 
 from driftlm.core.errors import DriftError
+from driftlm.report import write
 from driftlm.report.page import HINT, Figure, document, drawn, number, tabled
 from driftlm.report.write import drawing_module, written_whole
+from driftlm.runs.folder import read_config
 from driftlm.studies.study import STUDIES, Chart, study_of
 
 PAGE = "studies.html"
@@ -37,11 +39,25 @@ def results(out: Path) -> list[dict[str, Any]]:
                 result = json.loads(path.read_bytes())
                 found.append({name: result[name] for name in NEEDED} | result)
             except (ValueError, KeyError, TypeError) as error:
-                raise DriftError(f"{path} holds no result of a study; run it again with `run.resume`.") from error
+                raise DriftError(
+                    f"{path} holds no result of a study; write it again with `driftlm study {path.stem} --resume`."
+                ) from error
     return found
 
 
 NEEDED = ("study", "claim", "source", "verdict", "sentence", "figures", "rows", "scale", "command", "date")
+
+
+def write_again(folder: Path) -> Path:
+    """Write the page of the studies in a folder, or else the report of a run; returns it.
+
+    Raises:
+        DriftError: where the folder holds neither, or the `report` extra is missing.
+    """
+    if results(folder):
+        return write_page(folder)[0]
+    read_config(folder)
+    return write.write_report(folder)[0]
 
 
 def write_page(out: Path) -> list[Path]:
@@ -56,7 +72,7 @@ def write_page(out: Path) -> list[Path]:
     charts = drawing_module()
     found = results(out)
     if not found:
-        raise DriftError(f"{out} holds no result of a study; give the `run.out` of `driftlm study`.")
+        raise DriftError(f"{out} holds no result of a study; give the folder that `driftlm study` wrote into.")
     sections, figures, images = [], [], []
     for result in found:
         own = []

@@ -82,6 +82,6 @@ def imported() -> Any:
     except ImportError as error:
         raise DriftError(
             'The engine ray is a package of its own, which is not installed; run: pip install "driftlm[ray]", '
-            "or give `run.engine` local."
+            "or give `ClaimStudy.engine` local."
         ) from error
     return ray

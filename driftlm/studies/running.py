@@ -28,7 +28,9 @@ from driftlm.runs.reading import versions
 from driftlm.studies.cells import Cell
 from driftlm.studies.engines import Measure, cores, engine_of
 from driftlm.studies.measuring import measure as measure_row
-from driftlm.studies.study import Row, Scale, Study
+from driftlm.studies.page import write_page
+from driftlm.studies.settings import ClaimStudy
+from driftlm.studies.study import Row, Study, study_of
 
 Kept = dict[str, Row]  # by key
 Tell = Callable[[str], object]
@@ -37,16 +39,7 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def run(
-    study: Study,
-    scale: Scale,
-    data: Path,
-    out: Path,
-    *,
-    engine: str = "local",
-    workers: int = 0,
-    resume: bool = False,
-    tell: Tell = lambda line: None,
-    measure: Measure = measure_row,
+    study: Study, claim: ClaimStudy, *, tell: Tell = lambda line: None, measure: Measure = measure_row
 ) -> dict[str, Any]:
     """Measure what is missing, conclude from all rows, and write both; returns what OUT/NAME.json holds.
 
@@ -54,26 +47,19 @@ def run(
 
     Args:
         study: which one.
-        scale: how much of it.
-        data: folder of the texts.
-        out: folder for rows and result.
-        engine: `local` or `ray`.
-        workers: readings at a time; 0 for one a core.
-        resume: go on with the readings that OUT holds.
+        claim: how much of it, on what, and where it is kept.
         tell: gets a sentence for every reading that is finished.
         measure: makes a row.
 
     Raises:
         DriftError: where OUT holds readings of this study and was not to be resumed, or one cannot be measured.
     """
-    if workers < 0:
-        raise DriftError(f"`run.workers` was {workers}; give a number of readings at a time, or 0 for one a core.")
-    if not data.is_dir():
-        raise DriftError(f"`run.data` {data} is no folder; give the one that holds books/, drift/ and shift/.")
+    scale, data, out = claim.scale(study.scale), claim.data_folder(), Path(claim.out)
     lines = out / f"{study.name}.jsonl"
-    if lines.exists() and not resume:
+    if lines.exists() and not claim.resume:
         raise DriftError(
-            f"{lines} holds readings of this study already; go on with `run.resume`, or give another `run.out`."
+            f"{lines} holds readings of this study already; go on with `ClaimStudy.resume`, or give another "
+            f"`ClaimStudy.out`."
         )
     refuse_unwritable(out)
     wanted = keyed(study.readings(scale), data)
@@ -82,7 +68,7 @@ def run(
         tell(f"{study.name}: {len(wanted)} readings, {len(wanted) - len(missing)} of them there already")
         if missing:
             keys = {reading: key for key, reading in missing.items()}
-            found = engine_of(engine)(list(missing.values()), data, workers, measure)
+            found = engine_of(claim.engine)(list(missing.values()), data, claim.workers, measure)
             for number, (reading, row) in enumerate(found, 1):
                 keep(keys[reading], row)
                 tell(f"{number}/{len(missing)} {said(row)}")
@@ -99,10 +85,23 @@ def run(
         **provenance(),
         "scale": asdict(scale) | {"models": list(scale.models)},
         "seeds": sorted({reading.seed for reading in wanted.values()}),
-        "engine": engine,
-        "data": str(data),
+        "engine": claim.engine,
+        "data": claim.data,
     }
     write_json(out / f"{study.name}.json", result)
+    return result
+
+
+def run_and_show(name: str, claim: ClaimStudy, tell: Tell) -> dict[str, Any]:
+    """Run the study of a name, and write the page of all results beside it where the `report` extra is installed.
+
+    Arguments, result and errors are those of `run`.
+    """
+    result = run(study_of(name), claim, tell=tell)
+    try:
+        tell(f"report: {write_page(Path(claim.out))[0]}")
+    except DriftError as missing:
+        tell(f"no report: {missing}")
     return result
 
 
@@ -160,7 +159,7 @@ def read_lines(path: Path, file: BinaryIO) -> Kept:
             kept[json.loads(line)["key"]] = row_of(line)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DriftError(
-                f"{path}, line {number} is no row of a study; take it out, or give another `run.out`."
+                f"{path}, line {number} is no row of a study; take it out, or give another `ClaimStudy.out`."
             ) from error
     return kept
 

@@ -107,7 +107,7 @@ def test_documents_are_forgotten_with_the_cost_said_first(home: str, capsys: Cap
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("home", "a home can new, read, ls, forget"),
+        ("home", "a home can new, read, ask, ls, forget"),
         ("snapshot", "make, ls, restore, diff, verify, prune"),
         ("home ls nowhere", "holds no home"),
         ("snapshot verify nowhere", "holds no home"),

@@ -10,7 +10,10 @@ from driftlm.homes.deletion import forget
 from driftlm.homes.home import Home
 from driftlm.homes.verifying import verify
 from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.base import Answer
 from driftlm.memories.composed import TINY
+from driftlm.models.answers import generate
+from driftlm.models.prompting import prompt_ids
 from tests.support.build import language_model
 from tests.support.homes import FROZEN, GRID, KINDS, MemorySettings, assert_same, documents, home_in, model, straight
 from tests.support.running import words
@@ -101,12 +104,15 @@ def test_what_cannot_be_read_or_kept_leaves_the_home_as_it_was(tmp_path: Path, m
         assert_same(home.memory.state(), straight(KINDS["all adam"], READ[:2]))
 
 
-def test_a_home_answers_from_its_sources(tmp_path: Path) -> None:
+def test_a_home_answers_behind_its_sources_or_without_any(tmp_path: Path) -> None:
     with home_in(tmp_path / "words", KINDS["words"]) as home:
         home.read(READ[0])
         assert home.answer("Where is the sea?").documents[0][0] == "d0"
-    with home_in(tmp_path / "weights") as home, pytest.raises(DriftError, match="no sources"):
-        home.answer("Where?")
+    with home_in(tmp_path / "weights") as home:
+        home.read(READ[0])
+        prompt = prompt_ids(model(), "Where?")
+        said = generate(home.memory.language_model, [prompt], None)[0]
+        assert home.answer("Where?") == Answer(said, ())
 
 
 def test_a_bank_is_kept_and_forgets(tmp_path: Path) -> None:

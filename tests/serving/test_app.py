@@ -11,7 +11,7 @@ import pytest
 from driftlm import Document, DriftError
 from driftlm.homes.home import Home
 from driftlm.homes.journal import Entry
-from driftlm.serving.middleware import Limits
+from driftlm.serving.settings import Limits
 from tests.support.homes import KINDS, home_in
 from tests.support.running import words
 from tests.support.servers import MODEL, Server, events, server
@@ -173,7 +173,7 @@ def test_what_fails_in_the_server_says_nothing_of_it(one: Server, monkeypatch: p
     def fails(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("driftlm.serving.completing.choose", fails)
+    monkeypatch.setattr("driftlm.homes.completing.choose", fails)
     one.client._transport.raise_server_exceptions = False
     refused = one.chat("the sea")
     assert refused.status_code == 500 and "secret" not in refused.text and "log" in refused.json()["error"]["message"]

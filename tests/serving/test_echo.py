@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from driftlm import Document, Windows, read_stream
+from driftlm.homes.completing import ECHOED, Sampling
+from driftlm.homes.decoding import complete
+from driftlm.homes.prompts import tokenized
 from driftlm.memories.build import memory_for
 from driftlm.models.prompting import tokens
-from driftlm.serving.completing import ECHOED, Sampling
-from driftlm.serving.decoding import complete
-from driftlm.serving.prompts import tokenized
 from driftlm.streams.windows import split
 from tests.support.homes import KINDS, model
 from tests.support.running import words
@@ -90,7 +90,7 @@ def test_the_end_token_counts_behind_an_echo(monkeypatch: pytest.MonkeyPatch) ->
     sampling = Sampling(1, temperature=0, alternatives=1, echo=True)
     before = complete(memory, tokenized(model(), ids), sampling, 1)
     chosen = memory.language_model.model(torch.tensor([[model().bos, *ids]])).logits[0, -1].argmax()
-    monkeypatch.setattr("driftlm.serving.completing.end_tokens", lambda _: {int(chosen)})
+    monkeypatch.setattr("driftlm.homes.completing.end_tokens", lambda _: {int(chosen)})
     after = complete(memory, tokenized(model(), ids), sampling, 1)
     assert [one.logprob for one in after.tokens] == [one.logprob for one in before.tokens]
     assert len(after.tokens) == len(ids) + 1

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from driftlm import Document, DriftError
+from driftlm.homes.completing import Asked, Sampling
 from driftlm.homes.home import Home
+from driftlm.homes.prompts import continued
 from driftlm.homes.tenants import Tenants
-from driftlm.serving.completing import Asked, Sampling
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
-from driftlm.serving.prompts import continued
 from tests.support.homes import KINDS, model
 from tests.support.servers import Server, server
 

@@ -8,7 +8,8 @@ import pytest
 from driftlm import DriftError
 from driftlm.serving.access import Tokens
 from driftlm.serving.metrics import Metrics
-from driftlm.serving.middleware import Limits, Middleware
+from driftlm.serving.middleware import Middleware
+from driftlm.serving.settings import Limits
 
 ADA = "ada-0123456789abcdef"
 

@@ -22,7 +22,7 @@ from driftlm.serving import page_routes
 from driftlm.serving.access import Tokens
 from driftlm.serving.app import application
 from driftlm.serving.engine import Engine
-from driftlm.serving.middleware import Limits
+from driftlm.serving.settings import Limits
 from tests.support.servers import server
 
 pytest.importorskip("fastapi", reason="needs the extra serve")

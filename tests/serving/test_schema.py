@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from driftlm.serving.middleware import Limits
+from driftlm.serving.settings import Limits
 from tests.support.servers import Server, server
 
 pytest.importorskip("schemathesis", reason="what makes requests from a schema is not installed")

@@ -15,7 +15,8 @@ from driftlm.core.errors import DriftError
 from driftlm.studies import running
 from driftlm.studies.cells import Cell
 from driftlm.studies.page import results, write_page
-from driftlm.studies.study import STUDIES, Chart, Scale, study_of
+from driftlm.studies.settings import ClaimStudy
+from driftlm.studies.study import STUDIES, Chart, study_of
 from tests.support import working
 from tests.support.running import driftlm, refused, start, tiny_model, words, written
 
@@ -25,7 +26,8 @@ ELSEWHERE = {"command", "date"}  # what two equal runs differ in
 
 def ran(count: int, model: Path, folder: Path, out: Path, **settings: Any) -> dict[str, Any]:
     study = working.study(count, str(model))
-    return running.run(study, Scale(), folder, out, workers=2, measure=working.noted, **settings)
+    claim = ClaimStudy(str(folder), str(out), workers=2, **settings)
+    return running.run(study, claim, measure=working.noted)
 
 
 def test_a_killed_study_resumes_and_no_finished_reading_is_run_again(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_what_a_key_depends_on(tmp_path: Path) -> None:
     one = Cell("x", ("a.txt",), 10)
     keys = {one.key(tmp_path, "f"), Cell("x", ("a.txt",), 10, seed=1).key(tmp_path, "f"), one.key(tmp_path, "g")}
     assert len(keys) == 3 and Cell("x", ("a.txt",), 10, model="there").key(tmp_path, "f") in keys
-    with pytest.raises(DriftError, match="b.txt: No such file.*`run.data`"):
+    with pytest.raises(DriftError, match="b.txt: No such file.*`ClaimStudy.data`"):
         Cell("x", ("b.txt",), 10).key(tmp_path, "f")
 
 
@@ -158,7 +160,7 @@ def test_bad_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_every_study_has_its_name_and_a_verb() -> None:
-    from driftlm.cli.claims import CLAIMS
+    from driftlm.cli.study import CLAIMS
 
     assert list(CLAIMS) == list(STUDIES)
     assert all(study_of(name).name == name for name in STUDIES)

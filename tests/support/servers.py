@@ -13,7 +13,7 @@ from driftlm.homes.tenants import Tenants
 from driftlm.serving.access import Tokens
 from driftlm.serving.app import application
 from driftlm.serving.engine import Engine
-from driftlm.serving.middleware import Limits
+from driftlm.serving.settings import Limits
 from tests.support.homes import KINDS, model
 
 pytest.importorskip("fastapi", reason="needs the extra serve")

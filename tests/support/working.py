@@ -128,5 +128,6 @@ def begin_endless(data: str) -> None:
 def begin(count: str, model: str, data: str, out: str) -> None:
     """A run that can be killed."""
     from driftlm.studies.running import run
+    from driftlm.studies.settings import ClaimStudy
 
-    run(study(int(count), model), Scale(), Path(data), Path(out), workers=2, measure=slow)
+    run(study(int(count), model), ClaimStudy(data, out, workers=2), measure=slow)

@@ -1,7 +1,9 @@
 """Settings of a bank's networks and of their training; no heavy import, so that the command line can show them."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import tyro
 
 from driftlm.core.errors import DriftError
 
@@ -160,9 +162,9 @@ class Aggregation:
         DriftError: for a way that there is not, or a size that it cannot have.
     """
 
-    way: Way = "exact"
+    way: Annotated[Way, tyro.conf.arg(name="aggregation")] = "exact"
     size: int = 0
-    seed: int = 0
+    seed: tyro.conf.Fixed[int] = 0  # on the command line, that of the study
 
     def __post_init__(self) -> None:
         if self.way not in get_args(Way):

@@ -7,9 +7,10 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.context.dense import Encoder
 from driftlm.memories.context.encoders import PooledEncoder, Pooling, StatesOfModel
 from driftlm.memories.context.sentence_encoder import SentenceEncoder
+from driftlm.memories.settings import STATES
 from driftlm.models.loading import LanguageModel
 
-STATES, SENTENCE, DUAL = "states", "sentence", "dpr"
+SENTENCE, DUAL = "sentence", "dpr"
 POOLED: dict[str, tuple[Pooling, bool]] = {  # pooling, and whether vectors get length 1
     "contriever": ("mean", False),
     "mean": ("mean", True),

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from driftlm import DriftError
+from driftlm.homes.prompts import Role, chatted, continued
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import prompt_ids
-from driftlm.serving.prompts import Role, chatted, continued
 from tests.support.homes import model
 
 TALK: list[tuple[Role, str]] = [("system", "Be red."), ("user", "the sea?"), ("assistant", "No."), ("user", "a ship?")]

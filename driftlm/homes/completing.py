@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.prompts import Prompt, Role, chatted
 from driftlm.memories.base import Supply
 from driftlm.memories.build import Living
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import end_token
-from driftlm.serving.prompts import Prompt
 
 LEAST = -9999.0  # what JSON has for the logarithm of zero
 ECHOED = 256  # positions whose logits are made together
@@ -106,6 +106,21 @@ class Asked:
     gone: Callable[[], bool] = lambda: False
 
 
+class NoRoom(DriftError):
+    """A prompt leaves no room in the model's positions."""
+
+
+def turn(
+    language_model: LanguageModel, messages: Sequence[tuple[Role, str]], sampling: Sampling
+) -> tuple[Prompt, Sampling]:
+    """What is written behind a conversation: its prompt, and the sampling without white space at the answer's ends.
+
+    Raises:
+        DriftError: as `chatted`.
+    """
+    return chatted(language_model, messages), replace(sampling, strip=True)
+
+
 def written(asked: Asked, supply: Supply, cache: Any) -> Generator[list[int], Tensor, Completion]:
     """A prompt continued behind what the sources supply for it.
 
@@ -178,13 +193,13 @@ def room_for(language_model: LanguageModel, before: int, prompt: int, asked: int
     """Tokens that may be added behind a prefix of some positions and a prompt.
 
     Raises:
-        DriftError: when there is none, or less than was asked for.
+        NoRoom: when there is none, or less than was asked for.
     """
     positions = language_model.positions
     left = most if positions is None else positions - before - prompt
     least = 1 if asked is None else asked
     if left < least:
-        raise DriftError(
+        raise NoRoom(
             f"the prompt has {prompt} tokens with what the memory puts before it, and {least} more were asked "
             f"for, but the model has {positions} positions, {before} of them taken; shorten one of them."
         )

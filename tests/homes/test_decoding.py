@@ -8,8 +8,11 @@ from functools import cache
 import pytest
 import torch
 
-import driftlm.serving.decoding
+import driftlm.homes.decoding
 from driftlm import Document, DriftError, Learning, Windows, read_stream
+from driftlm.homes.completing import Asked, Completion, Piece, Sampling
+from driftlm.homes.decoding import SharedCache, write
+from driftlm.homes.prompts import continued
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.source import BankSource
 from driftlm.memories.build import Living, memory_for
@@ -19,9 +22,6 @@ from driftlm.memories.context.source import RetrievalSource
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
-from driftlm.serving.completing import Asked, Completion, Piece, Sampling
-from driftlm.serving.decoding import SharedCache, write
-from driftlm.serving.prompts import continued
 from tests.support.build import language_model
 from tests.support.families import FAMILIES, random_ids
 from tests.support.homes import KINDS, model
@@ -168,7 +168,7 @@ def test_prompts_may_be_as_long_as_the_model_allows(family: str) -> None:
     prompts = [words(130), "the sea", "the " * 300, "thing"]
     asked = [Asked(memory, continued(memory.language_model, one), Sampling(None, 0), 6) for one in prompts]
     sizes = [len(one.prompt.ids("")) for one in asked]
-    assert sizes[1] < driftlm.serving.decoding.SHORT < min(sizes[0], sizes[2]) < 512
+    assert sizes[1] < driftlm.homes.decoding.SHORT < min(sizes[0], sizes[2]) < 512
     assert [one.text for one in made(asked)] == [greedy(memory, prompt, 6) for prompt in prompts]
 
 
@@ -212,7 +212,7 @@ def test_what_goes_wrong_in_a_row_ends_it_alone(monkeypatch: pytest.MonkeyPatch)
     memory, endings = home("llama", "bm25"), dict[int, Completion | Exception]()
     mixture = memory_for(KINDS["mixture"], memory.language_model, None)
     plain = made([Asked(memory, continued(memory.language_model, "the red"), Sampling(9, 0), 9)])[0]
-    whole = driftlm.serving.decoding.SharedCache.logits
+    whole = driftlm.homes.decoding.SharedCache.logits
 
     def broken(self: SharedCache, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         logits = whole(self, tokens)

@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from driftlm.core.errors import DriftError
+from driftlm.homes.completing import Asked, Completion, Piece, Sampling, all_logits, room_for, written
+from driftlm.homes.prompts import Prompt
 from driftlm.memories.bank.modulate import Prefix
 from driftlm.memories.base import Supply
 from driftlm.memories.build import Living
@@ -27,8 +29,6 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
 from driftlm.models.prompting import padded
 from driftlm.models.row_scoring import stacked
-from driftlm.serving.completing import Asked, Completion, Piece, Sampling, all_logits, room_for, written
-from driftlm.serving.prompts import Prompt
 
 SHORT = 128  # tokens of a prompt that is padded, or makes others so
 Ended = Callable[[int, Completion | Exception], None]
@@ -48,7 +48,7 @@ def complete(
         >>> from driftlm import Learning, load
         >>> from driftlm.memories.build import memory_for
         >>> from driftlm.memories.settings import MemorySettings
-        >>> from driftlm.serving.prompts import continued
+        >>> from driftlm.homes.prompts import continued
         >>> memory = memory_for(MemorySettings(learning=Learning("none")), model := load(), None)
         >>> complete(memory, continued(model, "Once upon a"), Sampling(1, temperature=0), 1).completion_tokens
         1
@@ -149,7 +149,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
 def refuse(asked: Asked) -> None:
     """Refuse what cannot be written, before sources are asked something long."""
     if isinstance(asked.memory, MixtureMemory):
-        raise DriftError("a mixture of experts reads, but does not write; serve homes of another `Learning.rule`.")
+        raise DriftError("a mixture of experts reads, but does not write; make a home with another update rule.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
 
 

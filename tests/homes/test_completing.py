@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftlm import Document, DriftError, Learning, Windows, read_stream
+from driftlm.homes.completing import Piece, Sampling, Text, choose, room_for
+from driftlm.homes.decoding import complete
+from driftlm.homes.prompts import chatted, continued
 from driftlm.memories.build import memory_for
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.models.answers import generate
 from driftlm.models.prompting import prompt_ids
-from driftlm.serving.completing import Piece, Sampling, Text, choose, room_for
-from driftlm.serving.decoding import complete
-from driftlm.serving.prompts import chatted, continued
 from tests.support.build import language_model
 from tests.support.families import FAMILIES
 from tests.support.homes import KINDS, model

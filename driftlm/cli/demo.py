@@ -1,0 +1,24 @@
+"""The verb `demo`."""
+
+from driftlm.cli.read import read
+from driftlm.memories.weights.learning import Learning
+from driftlm.models.machine import Machine
+from driftlm.runs.settings import Stream
+from driftlm.streams.windows import Windows
+
+
+def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
+    """Watch the bundled model read the documentation of Python's standard library and get better as it goes.
+
+    Args:
+        limit: tokens to score.
+        run: folder for the run; empty for one under `runs/`.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+    from pathlib import Path
+
+    from driftlm.streams.demonstration import library_documentation
+
+    text = library_documentation(Path(run).parent if run else Path("runs"))
+    stream = Stream(files=(str(text),), limit=limit, run=run)
+    return read(Windows(), Learning(), Machine(threads=threads), stream)

@@ -1,0 +1,51 @@
+"""The verb `read`."""
+
+from driftlm.cli.output import show, tell
+from driftlm.cli.report import tell_report
+from driftlm.memories.weights.learning import Learning
+from driftlm.models.machine import Machine
+from driftlm.runs.settings import Stream
+from driftlm.streams.windows import Windows
+
+
+def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> int:
+    """Read text: score every token, then learn from it; keep a run folder.
+
+    Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
+    """
+    from driftlm.runs.driver import Interrupted
+    from driftlm.runs.reading import read as read_into_run
+
+    try:
+        summary = read_into_run(windows, learning, machine, stream)
+    except Interrupted as stopped:
+        tell(f"stopped and saved; go on with: driftlm read --resume {stopped}")
+        return 130
+    if stream.report:
+        tell_report(summary["run"])
+    if stream.json:
+        show(summary)
+    else:
+        print(verdict(summary))
+        for one in summary.get("experts", ()):
+            print(f"expert {one['name']}: {one['nats_per_token']:.4f} nats per token, weight {one['weight']:.3f}")
+        print(f"run: {summary['run']}")
+    return 0
+
+
+def verdict(summary: dict[str, float]) -> str:
+    """Say the totals in one sentence."""
+    read_what = f"read {summary['tokens']:,} tokens ({summary['bytes']:,} bytes) in {summary['seconds']:.0f} s"
+    static, adapted = summary["static_bits_per_byte"], summary["bits_per_byte"]
+    if static is None or summary["updates"] == 0:
+        return f"{read_what}: {adapted:.4f} bits per byte"
+    change = 100 * (1 - adapted / static)
+    word = "fewer" if change >= 0 else "MORE"
+    if summary["rollbacks"] and "experts" not in summary:
+        word += (
+            f"; learning diverged and the guard went back {summary['rollbacks']} times: give a lower --learning-rate"
+        )
+    return (
+        f"{read_what}: {static:.4f} bits per byte by the static model, {adapted:.4f} learning as it read, "
+        f"{abs(change):.1f} % {word}"
+    )
