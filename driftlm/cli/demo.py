@@ -1,10 +1,9 @@
 """The verb `demo`."""
 
 from driftlm.cli.read import read
-from driftlm.memories.weights.learning import Learning
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.runs.settings import Stream
-from driftlm.streams.windows import Windows
 
 
 def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
@@ -21,4 +20,4 @@ def demo(limit: int = 60_000, run: str = "", threads: int = 0) -> int:
 
     text = library_documentation(Path(run).parent if run else Path("runs"))
     stream = Stream(files=(str(text),), limit=limit, run=run)
-    return read(Windows(), Learning(), Machine(threads=threads), stream)
+    return read(MemorySettings(), Machine(threads=threads), stream)

@@ -2,13 +2,12 @@
 
 from driftlm.cli.output import show, tell
 from driftlm.cli.report import tell_report
-from driftlm.memories.weights.learning import Learning
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.runs.settings import Stream
-from driftlm.streams.windows import Windows
 
 
-def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> int:
+def read(memory: MemorySettings, machine: Machine, stream: Stream) -> int:
     """Read text: score every token, then learn from it; keep a run folder.
 
     Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
@@ -17,7 +16,7 @@ def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream)
     from driftlm.runs.reading import read as read_into_run
 
     try:
-        summary = read_into_run(windows, learning, machine, stream)
+        summary = read_into_run(memory, machine, stream)
     except Interrupted as stopped:
         tell(f"stopped and saved; go on with: driftlm read --resume {stopped}")
         return 130

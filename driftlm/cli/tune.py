@@ -5,6 +5,7 @@ from typing import Literal
 import tyro
 
 from driftlm.cli.output import show
+from driftlm.memories.settings import MemoryName
 from driftlm.models.machine import Machine
 
 
@@ -15,6 +16,7 @@ def tune(
     budget: float = 2.0,
     unit: Literal["flops", "seconds"] = "flops",
     limit: int = 8000,
+    memory: MemoryName = "weights",
     json: bool = False,
 ) -> int:
     """Choose rule, rate, windows and cadence for a budget on a development text, and print the command to read with.
@@ -25,12 +27,13 @@ def tune(
         budget: how many times the cost of static reading with the default windows may be spent on a token.
         unit: operations by formula (`flops`, the same on every machine), or `seconds` measured on this one.
         limit: tokens of the text that are read; the first of it.
+        memory: try this memory on every grid, in place of weights that learn; its cost is known in `seconds` alone.
         json: one JSON object on stdout.
     """
     from driftlm.report.tables import show_rows
     from driftlm.runs.tuning import tuned
 
-    found = tuned(text, machine, budget=budget, unit=unit, limit=limit)
+    found = tuned(text, machine, budget=budget, unit=unit, limit=limit, memory=memory)
     if json:
         show(found)
         return 0

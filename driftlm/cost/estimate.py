@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from driftlm.memories.weights.mixture import Learner, MixtureMemory
+from driftlm.core.errors import DriftError
+from driftlm.memories.base import Memory
 from driftlm.streams.windows import Window
 
 
-def estimate(memory: Learner, expected: int | None, window: Window, compare: bool) -> str:
+def estimate(memory: Memory, expected: int | None, window: Window, compare: bool) -> str:
     """Return estimated time and memory, before a long run starts.
 
     Args:
@@ -19,16 +20,19 @@ def estimate(memory: Learner, expected: int | None, window: Window, compare: boo
         window: the first, read once more to see how long that takes.
         compare: whether the static model reads as well.
     """
+    held = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
+    try:
+        readers = memory.readers()
+    except DriftError:
+        return f"about {held / 2**20:,.0f} MiB of weights"
     began = time.perf_counter()
     with torch.no_grad():
-        memory.scorer.forward(window)
+        readers[0].scorer.forward(window)
     forward = time.perf_counter() - began
     if memory.windows.window == "overlapping":
         forward *= memory.windows.context / len(window.inputs)  # a document's first window is not full yet
-    learners = [*memory.active, memory.frozen] if isinstance(memory, MixtureMemory) else [memory]
     per_window = forward * compare
-    held = sum(p.numel() * p.element_size() for p in memory.language_model.model.parameters())
-    for one in learners:
+    for one in readers:
         learns = (2 / one.learning.every if one.learning.cadence == "skip" else 2) if one.parameters else 0
         per_window += forward * (1 + learns)
         # prior, gradient and the guard's copy; Adam's two moments
@@ -47,7 +51,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def expected_tokens(files: Sequence[str], limit: int | None, memory: Learner) -> int | None:
+def expected_tokens(files: Sequence[str], limit: int | None, memory: Memory) -> int | None:
     """Return the number of tokens to come, from the size of the files; None where that does not tell."""
     size = 0
     for source in files:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from driftlm.core.errors import DriftError
 from driftlm.cost.products import Cost, Product, Shape, products_of
+from driftlm.memories.base import Memory
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.scoring import KEPT_LOGITS
 from driftlm.streams.windows import Windows
 
@@ -162,7 +162,7 @@ def step_of(learning: Learning) -> int:
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-def flops_of(memory: WeightMemory | MixtureMemory, log: Path) -> Flops:
+def flops_of(memory: Memory, log: Path) -> Flops:
     """Return what a run took, from the windows in its log; not the static model it was compared with.
 
     Learned from is a window behind which the updates rose; with `accumulate`, one where the guard did not step in.
@@ -178,11 +178,9 @@ def flops_of(memory: WeightMemory | MixtureMemory, log: Path) -> Flops:
     return Flops(*products_and_steps(memory, log, formula_of))
 
 
-def products_and_steps(
-    memory: WeightMemory | MixtureMemory, log: Path, formula_of: Callable[[WeightMemory], Formula]
-) -> tuple[int, int]:
+def products_and_steps(memory: Memory, log: Path, formula_of: Callable[[WeightMemory], Formula]) -> tuple[int, int]:
     """Return what the passes over the windows of a log took, and what the updates did, by any formula."""
-    readers = [memory.frozen, *memory.active] if isinstance(memory, MixtureMemory) else [memory]
+    readers = memory.readers()
     formulas = [formula_of(one) for one in readers]
     products = sum(
         count * (sum(formula.score(shape) for formula in formulas) + learned * formulas[-1].learn(shape))

@@ -17,12 +17,10 @@ from driftlm.core.errors import DriftError
 from driftlm.cost.flops import flops_of
 from driftlm.cost.traffic import bytes_of
 from driftlm.memories.base import Memory
-from driftlm.memories.weights.dynamic import WeightMemory
-from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.streams.windows import Window
 
 
-def summarized(memory: WeightMemory | MixtureMemory, log: Path, tokens: int) -> dict[str, Any]:
+def summarized(memory: Memory, log: Path, tokens: int) -> dict[str, Any]:
     """Return what a summary says of a run's cost by formula.
 
     Args:

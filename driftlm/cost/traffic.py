@@ -20,9 +20,9 @@ from pathlib import Path
 from driftlm.core.errors import DriftError
 from driftlm.cost.flops import Formula, formula_by, products_and_steps
 from driftlm.cost.products import Cost, Product
+from driftlm.memories.base import Memory
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.mixture import MixtureMemory
 
 # Numbers a parameter: value and gradient read, value written; Adam's moments both ways; RMS's scale read.
 STEPS = {"sgd": 3, "adam": 7, "rms": 4}
@@ -86,7 +86,7 @@ def step_of(learning: Learning) -> int:
     return STEPS[learning.rule] + momentum + pull + mean
 
 
-def bytes_of(memory: WeightMemory | MixtureMemory, log: Path) -> int:
+def bytes_of(memory: Memory, log: Path) -> int:
     """Return what a run moved, from the windows in its log, as `flops_of`.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.evaluation.asking import Supplying, nothing, own_bank, own_text
@@ -17,13 +18,13 @@ from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.bank.source import BankSource
 from driftlm.memories.base import Source, Supply
+from driftlm.memories.build import memory_for, source_for
 from driftlm.memories.composed import ComposedMemory
-from driftlm.memories.context.bm25 import BM25Index
-from driftlm.memories.context.dense import DenseIndex, Encoder
+from driftlm.memories.context.dense import Encoder
 from driftlm.memories.context.named_encoders import encoder_named
-from driftlm.memories.context.source import RetrievalSource
 from driftlm.memories.loop import read_stream
-from driftlm.memories.settings import STATES
+from driftlm.memories.registries import MEMORIES, SALIENCES, SOURCES
+from driftlm.memories.settings import STATES, MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning, Saliences
 from driftlm.streams.documents import Document
@@ -31,10 +32,9 @@ from driftlm.streams.questions import Question
 from driftlm.streams.windows import Windows
 
 NOTHING = "none"
-LEARNERS: tuple[Saliences, ...] = ("uniform", "spans", "tfidf", "camels")
-SOURCES = ("bank", "bm25", "dense")
+LEARNERS = SALIENCES.names
 GIVEN = ("context", "one")
-PARTS = (NOTHING, *LEARNERS, *SOURCES, *GIVEN)
+PARTS = (NOTHING, *LEARNERS, *SOURCES.names, *GIVEN, *MEMORIES.others)
 MODULATING = ("bank", "one")
 EXCLUSIVE = ((LEARNERS, "change the weights"), (MODULATING, "modulate the model"), (GIVEN, "are the right document"))
 
@@ -60,6 +60,19 @@ class Terms:
     salience_network: str = ""
     learning_rate: float | None = None
     encoder: str = STATES
+
+    @property
+    def settings(self) -> MemorySettings:
+        """Return the settings that sources are made by."""
+        return MemorySettings(
+            retrieved=self.retrieved, budget=self.budget, aggregation=self.aggregation, encoder=self.encoder
+        )
+
+    def shared(self, part: str) -> dict[str, Any]:
+        """Return what the sources of a kind share."""
+        if part == "bank":
+            return {part: self.networks}
+        return {part: self.dense_encoder} if part == "dense" else {}
 
     @cached_property
     def dense_encoder(self) -> Encoder:
@@ -89,6 +102,9 @@ def parts_of(name: str) -> list[str]:
         )
     if (most := Counter(parts).most_common(1)[0])[1] > 1:
         raise DriftError(f"`QuestionStudy.memories` named {name}, which has {most[0]} twice; name it once.")
+    alone = [part for part in parts if part in MEMORIES.others]
+    if alone and len(parts) > 1:
+        raise DriftError(f"`QuestionStudy.memories` named {name}, but {alone[0]} is a whole memory; name it alone.")
     if NOTHING in parts and len(parts) > 1:
         raise DriftError(
             f"`QuestionStudy.memories` named {name}, but {NOTHING} is the model without a memory; leave it out there."
@@ -144,10 +160,19 @@ class Candidate:
     def __init__(self, name: str, terms: Terms, documents: Sequence[Document], learning_rate: float = 0.0) -> None:
         self.name, self.terms, self.parts = name, terms, parts_of(name)
         self.language_model = terms.networks.language_model
-        sources = [source_of(part, terms) for part in self.parts if part in SOURCES]
+        sources = [
+            source_for(part, terms.settings, self.language_model, terms.shared(part))
+            for part in self.parts
+            if part in SOURCES.names
+        ]
         learning = learning_of(learner_of(name), terms, learning_rate)
-        weights = WeightMemory(self.language_model, self.one_window(documents), learning)
+        windows = self.one_window(documents)
+        weights = WeightMemory(self.language_model, windows, learning)
         self.memory = ComposedMemory(weights, sources, keeps=False)
+        # A memory of another package reads as a whole, and what it supplies stands beside nothing else.
+        self.whole = None
+        if name in MEMORIES.others:
+            self.whole = memory_for(MemorySettings(windows, learning, memory=name), self.language_model)
         self.own: list[Document] = []  # that questions will be about
         self.given: Supplying = nothing
 
@@ -180,6 +205,9 @@ class Candidate:
             documents: in their order.
             asked: all questions, whose own documents are what `context` and `one` give; others are not prepared.
         """
+        if self.whole is not None:
+            for _ in read_stream(self.whole, documents):
+                pass
         if self.memory.weights.parameters:
             for _ in read_stream(self.memory.weights, documents):
                 pass
@@ -195,7 +223,7 @@ class Candidate:
 
     def supply(self, questions: Sequence[Question]) -> Supply:
         """Return what helps with some questions."""
-        found = self.memory.supplied([question.text for question in questions])
+        found = (self.whole or self.memory).supplied([question.text for question in questions])
         with self.memory.weights.prior.in_force():
             given = self.given(questions)
         return Supply.of([given, found], len(questions))
@@ -204,6 +232,8 @@ class Candidate:
         """Return the bytes of what the sources keep: vectors and keys of the bank that is attended to, texts and
         vectors else.
         """
+        if self.whole is not None:
+            return float(sum(one.numel() * one.element_size() for one in self.whole.state().tensors.values()))
         return sum(bytes_of(source) for source in self.memory.sources)
 
 
@@ -226,15 +256,6 @@ def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -
         return FROZEN
     network = terms.salience_network if learner == "camels" else ""
     return Learning("all", rule="adam", learning_rate=learning_rate, salience=learner, salience_network=network)
-
-
-def source_of(part: str, terms: Terms) -> Source:
-    """Return a source that holds nothing yet."""
-    if part == "bank":
-        return BankSource(terms.networks, terms.aggregation)
-    model = terms.networks.language_model
-    index = BM25Index() if part == "bm25" else DenseIndex(terms.dense_encoder)
-    return RetrievalSource(index, model, terms.retrieved, terms.budget)
 
 
 def bytes_of(source: Source) -> float:

@@ -8,6 +8,7 @@ from driftlm.core.errors import DriftError
 from driftlm.evaluation.candidates import GIVEN, Terms, parts_of, taking_part
 from driftlm.evaluation.sweep import chosen_rate, comparable
 from driftlm.memories.loop import read_stream
+from driftlm.memories.registries import MEMORIES
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import QuestionStream
 from driftlm.streams.windows import Windows
@@ -47,6 +48,8 @@ def forgotten(
     rows = []
     names = comparable(memories, terms, validation)
     for name in names:
+        if name in MEMORIES.others:
+            raise DriftError(f"{name} cannot be kept from learning while other texts are read; leave it out.")
         if given := [part for part in parts_of(name) if part in GIVEN]:
             raise DriftError(f"no question is asked where {given[0]} would give its document; leave it out.")
     for name in names:

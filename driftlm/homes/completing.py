@@ -17,8 +17,7 @@ from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.homes.prompts import Prompt, Role, chatted
-from driftlm.memories.base import Supply
-from driftlm.memories.build import Living
+from driftlm.memories.base import Memory, Supply
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import end_token
 
@@ -98,7 +97,7 @@ class Asked:
         gone: asked before every token; where it is so, nobody waits for more.
     """
 
-    memory: Living
+    memory: Memory
     prompt: Prompt
     sampling: Sampling
     most: int

@@ -11,7 +11,7 @@ from driftlm.homes.decoding import complete
 from driftlm.homes.opening import opened
 from driftlm.homes.prompts import Prompt, Role
 from driftlm.homes.settings import Talk
-from driftlm.memories.build import Living
+from driftlm.memories.base import Memory
 from driftlm.models.prompting import LONGEST_ANSWER
 
 
@@ -49,7 +49,7 @@ class Conversation:
         talk: how it answers.
     """
 
-    def __init__(self, memory: Living, talk: Talk) -> None:
+    def __init__(self, memory: Memory, talk: Talk) -> None:
         self.memory, self.talk = memory, talk
         self.turns: list[tuple[Role, str]] = []
 

@@ -20,10 +20,7 @@ from driftlm.core.errors import DriftError
 from driftlm.homes.completing import Asked, Completion, Piece, Sampling, all_logits, room_for, written
 from driftlm.homes.prompts import Prompt
 from driftlm.memories.bank.modulate import Prefix
-from driftlm.memories.base import Supply
-from driftlm.memories.build import Living
-from driftlm.memories.composed import ComposedMemory
-from driftlm.memories.weights.mixture import MixtureMemory
+from driftlm.memories.base import Memory, Supply
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
@@ -35,7 +32,7 @@ Ended = Callable[[int, Completion | Exception], None]
 
 
 def complete(
-    memory: Living,
+    memory: Memory,
     prompt: Prompt,
     sampling: Sampling,
     most: int,
@@ -133,7 +130,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
         places = waiting.pop(0)
         memory, questions = asked[places[0]].memory, [asked[place].prompt.question for place in places]
         try:
-            supply = memory.supplied(questions) if isinstance(memory, ComposedMemory) else Supply.of([], len(places))
+            supply = memory.supplied(questions)
         except Exception as error:
             if len(places) == 1:
                 ended(places[0], error)
@@ -148,7 +145,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
 
 def refuse(asked: Asked) -> None:
     """Refuse what cannot be written, before sources are asked something long."""
-    if isinstance(asked.memory, MixtureMemory):
+    if not asked.memory.can_generate:
         raise DriftError("a mixture of experts reads, but does not write; make a home with another update rule.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
 

@@ -14,8 +14,6 @@ from driftlm.homes.home import Home, Undoing
 from driftlm.homes.opening import opened
 from driftlm.homes.replay import Cost
 from driftlm.homes.snapshots import Snapshot
-from driftlm.memories.build import learners, learns
-from driftlm.memories.composed import ComposedMemory
 from driftlm.memories.loop import Totals
 
 
@@ -55,7 +53,7 @@ def plan(home: Home, *documents: str, purge: bool = False) -> Plan:
     holding = holders(home, rows)
     targets = [target for _, target in remade(home, rows, holding)] if purge else []
     targets.append(history)
-    cost = home.replay.cost(*targets) if learns(home.memory) else Cost(0, 0, 0.0, "memory")
+    cost = home.replay.cost(*targets) if not home.memory.forgets else Cost(0, 0, 0.0, "memory")
     return Plan(tuple(dict.fromkeys(documents)), rows, history, [one.name for one in holding], cost)
 
 
@@ -70,7 +68,7 @@ def forget(home: Home, *documents: str, purge: bool = False) -> Plan:
         raise DriftError("no document was named; give the ids that `driftlm home ls` shows.")
     scored: dict[int, Totals] = {}
     with Undoing(home):
-        if learns(home.memory):
+        if not home.memory.forgets:
             for name, target in remade(home, planned.rows, holders(home, planned.rows)) if purge else ():
                 again = home.replay.move(target)
                 scored |= again if planned.history[: len(target)] == target else {}
@@ -153,8 +151,7 @@ def keep_in_sources(home: Home, history: Sequence[int]) -> None:
     for entry in home.journal.entries(history):
         documents.add(entry.id)
         windows += entry.totals.windows
-    if isinstance(home.memory, ComposedMemory):
-        for id in [id for id in home.memory.sources[0].documents if id not in documents]:
-            home.memory.forget(id)
-    for one in learners(home.memory).values():
+    for id in [id for id in home.memory.documents if id not in documents]:
+        home.memory.forget(id)
+    for one in home.memory.learners().values():
         one.schedule.windows_read = windows

@@ -9,11 +9,9 @@ from typing import Any, Literal
 
 from driftlm.core.errors import DriftError
 from driftlm.homes.opening import opened
-from driftlm.memories.build import learners
 from driftlm.memories.loop import read_stream
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
-from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.factored import LowRankDelta, lora_of, low_rank_delta
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
@@ -102,9 +100,11 @@ def saved_from_home(source: Path, to: Path) -> str:
         DriftError: when the home is open elsewhere, or has a mixture of weights.
     """
     with opened(source) as home:
-        if isinstance(home.memory, MixtureMemory):
-            raise DriftError(f"{source} is a home of a mixture, which is no single model; export a home of one rate.")
-        (learner,) = learners(home.memory).values()
+        if len(home.memory.learners()) != 1:
+            raise DriftError(
+                f"{source} is a home of a {home.memory.kind}, which is no single model; export a home of one rate."
+            )
+        learner = home.memory.learned()
         formats.save(learner.language_model, learner.trainable, to)
         return str(home.facts["model"]["name"])
 

@@ -11,7 +11,7 @@ the same machine with the same versions and threads.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,8 @@ from driftlm.homes.journal import Entry, Journal
 from driftlm.homes.replay import Base, Replay
 from driftlm.homes.snapshots import Snapshot, Snapshots
 from driftlm.homes.states import read_checkpoint, write_checkpoint
-from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.base import Answer
-from driftlm.memories.build import memory_for, networks_for
+from driftlm.memories.build import memory_for, shared_by
 from driftlm.memories.loop import Step
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
@@ -63,7 +62,7 @@ class Home:
         folder: of the home.
         facts: what `home.json` says.
         language_model: stays as it is; homes and tenants can share it.
-        networks: of the bank.
+        shared: what its sources share with those of other homes, by name.
         lock: the folder's descriptor, locked.
         checkpoint: seconds of reading between two checkpoints.
 
@@ -93,17 +92,17 @@ class Home:
         folder: Path,
         facts: dict[str, Any],
         language_model: LanguageModel,
-        networks: BankNetworks | None,
+        shared: Mapping[str, Any] | None,
         lock: int,
         checkpoint: float,
     ) -> None:
         self.folder, self.facts, self.lock, self.every = folder, facts, lock, checkpoint
         self.settings = settings_of(facts)
-        networks = networks or networks_for(self.settings, language_model)
+        shared = shared_by(self.settings, language_model) if shared is None else shared
         refuse_other_model(folder, facts["model"], language_model)
         self.journal = Journal.open(folder / "journal.sqlite")
         try:
-            self.memory = memory_for(self.settings, language_model, networks)
+            self.memory = memory_for(self.settings, language_model, shared)
             self.snapshots = Snapshots(folder / "snapshots")
             about = {"model": facts["model"]["fingerprint"], "settings": facts["settings"]}
             compare = self.settings.compare == "static"
@@ -126,7 +125,7 @@ class Home:
         folder: str | Path,
         language_model: LanguageModel,
         settings: MemorySettings,
-        networks: BankNetworks | None = None,
+        shared: Mapping[str, Any] | None = None,
         *,
         machine: Machine = Machine(),  # noqa: B008 - frozen
         checkpoint: float = CHECKPOINT_SECONDS,
@@ -137,7 +136,7 @@ class Home:
             folder: empty, or not there yet.
             language_model: the model; it stays as it is.
             settings: what the memory is made of.
-            networks: of a bank, where others use them as well; else those of the settings are loaded.
+            shared: what `memories.build.shared_by` gave, where other homes use it as well; else it is loaded.
             machine: how the model was loaded, for who opens the home by its folder alone.
             checkpoint: seconds of reading between two checkpoints.
 
@@ -150,8 +149,8 @@ class Home:
             raise DriftError(f"{folder} exists and is not empty; give a new folder for the home.")
         place = str(Path(settings.networks).resolve()) if settings.networks else ""
         settings = replace(settings, learning=settings.learning.settled(), networks=place)
-        networks = networks or networks_for(settings, language_model)
-        memory_for(settings, language_model, networks)  # what cannot work is refused before there is a folder
+        shared = shared_by(settings, language_model) if shared is None else shared
+        memory_for(settings, language_model, shared)  # what cannot work is refused before there is a folder
         folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder)
         try:
@@ -165,7 +164,7 @@ class Home:
             }
             write_sealed(folder / "home.json", facts)
             sync(folder.absolute().parent)
-            return cls(folder, described(folder), language_model, networks, lock, checkpoint)
+            return cls(folder, described(folder), language_model, shared, lock, checkpoint)
         except BaseException:
             os.close(lock)
             raise
@@ -175,7 +174,7 @@ class Home:
         cls,
         folder: str | Path,
         language_model: LanguageModel,
-        networks: BankNetworks | None = None,
+        shared: Mapping[str, Any] | None = None,
         *,
         checkpoint: float = CHECKPOINT_SECONDS,
     ) -> "Home":
@@ -188,7 +187,7 @@ class Home:
         facts = described(folder)
         lock = locked(Path(folder))
         try:
-            return cls(Path(folder), facts, language_model, networks, lock, checkpoint)
+            return cls(Path(folder), facts, language_model, shared, lock, checkpoint)
         except BaseException:
             os.close(lock)
             raise

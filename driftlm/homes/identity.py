@@ -9,6 +9,7 @@ from typing import Any
 from driftlm.core.errors import DriftError
 from driftlm.homes.journal import Journal, facts_of
 from driftlm.homes.states import Held
+from driftlm.memories.bank.settings import Aggregation
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
 from driftlm.models.loading import LanguageModel
@@ -54,7 +55,9 @@ def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
     """Return the settings in what `described` gives."""
     held = facts["settings"]
     try:
-        parts = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
+        parts: dict[str, Any] = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
+        if "aggregation" in held:
+            parts["aggregation"] = Aggregation(**held["aggregation"])
         return MemorySettings(**{**held, **parts, "sources": tuple(held["sources"])})
     except (KeyError, TypeError) as error:
         raise DriftError("home.json holds settings that this driftlm does not know; update driftlm.") from error

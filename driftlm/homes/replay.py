@@ -12,7 +12,8 @@ from driftlm.homes.identity import read_digest
 from driftlm.homes.journal import Journal
 from driftlm.homes.snapshots import Snapshots
 from driftlm.homes.states import Held, Priors, alike, read_checkpoint
-from driftlm.memories.build import Living, begin
+from driftlm.memories.base import Memory
+from driftlm.memories.build import begin
 from driftlm.memories.loop import Step, Totals, read_stream
 from driftlm.streams.documents import Document
 
@@ -61,7 +62,7 @@ class Replay:
 
     def __init__(
         self,
-        memory: Living,
+        memory: Memory,
         compare: bool,
         journal: Journal,
         snapshots: Snapshots,

@@ -17,9 +17,7 @@ from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.base import State
-from driftlm.memories.build import Living, learners
-from driftlm.memories.weights.mixture import MixtureMemory
+from driftlm.memories.base import Memory, State
 from driftlm.storage.checked_json import ranges, read_sealed, unranged, write_sealed
 from driftlm.storage.files import sync, write_atomically
 
@@ -46,15 +44,9 @@ class Held:
 class Priors:
     """Parameters before the stream by their name in a memory's state; they need not be written, only told apart."""
 
-    def __init__(self, memory: Living) -> None:
-        self.tensors: dict[str, Tensor] = {}
+    def __init__(self, memory: Memory) -> None:
+        self.tensors = memory.priors()
         self.digests: dict[str, str] = {}
-        named = learners(memory)
-        if isinstance(memory, MixtureMemory):  # whose state has the parameters of the best expert as well
-            named |= dict(zip([""], memory.active))
-        for prefix, one in named.items():
-            pairs = zip(one.trainable.parameters, one.prior.values, strict=True)
-            self.tensors |= {f"{prefix}parameters/{name}": value for name, value in pairs}
 
     def parted(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors that differ from the prior, and the hashes of those that do not."""

@@ -3,17 +3,17 @@
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.homes.home import Home
 from driftlm.homes.identity import locked
-from driftlm.memories.bank.networks import BankNetworks
-from driftlm.memories.build import networks_for
+from driftlm.memories.build import shared_by
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
@@ -41,7 +41,7 @@ class Tenants:
         language_model: of all; it stays as it is.
         settings: of homes that are not there yet; the others have their own.
         most_in_memory: homes that stay open, at most, besides those in use.
-        networks: of a bank; loaded once where they are not given.
+        shared: what `memories.build.shared_by` gave; loaded once where it is not given.
         machine: how the model was loaded, for the homes that are made.
 
     Example (needs nothing but the installed package):
@@ -64,14 +64,14 @@ class Tenants:
         language_model: LanguageModel,
         settings: MemorySettings,
         most_in_memory: int = 8,
-        networks: BankNetworks | None = None,
+        shared: Mapping[str, Any] | None = None,
         machine: Machine = Machine(),  # noqa: B008 - frozen
     ) -> None:
         if most_in_memory < 1:
             raise DriftError(f"{most_in_memory} tenants were to stay in memory; give at least 1.")
         self.folder, self.language_model, self.settings = Path(folder), language_model, settings
         self.most_in_memory, self.machine = most_in_memory, machine
-        self.networks = networks or networks_for(settings, language_model)
+        self.shared = shared_by(settings, language_model) if shared is None else shared
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = locked(self.folder, HOMES)
         self.map = Lock()
@@ -116,8 +116,8 @@ class Tenants:
         if folder.exists() and name not in os.listdir(self.folder):
             raise DriftError(f"{folder} belongs to a tenant whose name is spelled otherwise; give another name.")
         if (folder / "home.json").exists():
-            return Home.open(folder, self.language_model, self.networks)
-        return Home.create(folder, self.language_model, self.settings, self.networks, machine=self.machine)
+            return Home.open(folder, self.language_model, self.shared)
+        return Home.create(folder, self.language_model, self.settings, self.shared, machine=self.machine)
 
     def evict(self, most: int) -> None:
         """Close the least recently used homes that nobody has, down to so many in memory."""

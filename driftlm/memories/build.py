@@ -1,63 +1,70 @@
-"""The memory that a home's settings ask for, on a model that other homes use as well."""
+"""From settings to a memory: the one factory."""
 
-from driftlm.core.errors import DriftError
-from driftlm.memories.bank.networks import BankNetworks, load_networks
-from driftlm.memories.bank.source import BankSource
-from driftlm.memories.base import Counts, Source
+from collections.abc import Mapping
+from typing import Any
+
+from driftlm.memories.base import Counts, Memory, Source
 from driftlm.memories.composed import ComposedMemory
-from driftlm.memories.context.bm25 import BM25Index
-from driftlm.memories.context.dense import DenseIndex
-from driftlm.memories.context.encoders import StatesOfModel
-from driftlm.memories.context.source import Index, RetrievalSource
+from driftlm.memories.registries import MEMORIES, SOURCES
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
-from driftlm.memories.weights.mixture import MixtureMemory, learner, memory_in_weights
+from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models.loading import LanguageModel
-
-Living = WeightMemory | MixtureMemory | ComposedMemory
-
-
-def networks_for(settings: MemorySettings, language_model: LanguageModel) -> BankNetworks | None:
-    """Return the bank's networks around a model, None where no bank is asked for; several homes can share them."""
-    return load_networks(settings.networks or None, language_model) if "bank" in settings.sources else None
+from driftlm.models.trainable import Trainable
 
 
-def memory_for(settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Living:
-    """Return a memory of its own on a model that is never changed: they share every tensor but those that learn."""
-    learning = settings.learning
-    if learning.rule == "mixture" or learning.learn == "none":  # these leave the model as it is
-        memory = memory_in_weights(language_model, settings.windows, learning)
-    else:
-        memory = learner(language_model, settings.windows, learning, None)
-    if not settings.sources or not isinstance(memory, WeightMemory):
+def shared_by(settings: MemorySettings, language_model: LanguageModel) -> dict[str, Any]:
+    """Load what several memories of these settings around one model can share, by name of the source."""
+    names = [*settings.sources, *({settings.memory} & {*SOURCES.names})]
+    own = {name: SOURCES.settings(name, settings.options) for name in names}
+    return {name: SOURCES.load(name).shared(language_model, settings, own[name]) for name in names}
+
+
+def memory_for(
+    settings: MemorySettings,
+    language_model: LanguageModel,
+    shared: Mapping[str, Any] | None = None,
+    *,
+    trainable: Trainable | None = None,
+    in_place: bool = False,
+) -> Memory:
+    """Return a memory of its own on a model that is never changed: they share every tensor but those that learn.
+
+    Args:
+        settings: what it is made of.
+        language_model: the model.
+        shared: what `shared_by` gave; loaded where it is not given.
+        trainable: parameters that were chosen beforehand (a loaded adapter), in place alone.
+        in_place: let it change the model itself, which is nobody else's.
+
+    Raises:
+        DriftError: for settings that do not go together, or do not fit the model.
+    """
+    shared = shared_by(settings, language_model) if shared is None else shared
+    if settings.memory != "weights":
+        own = MEMORIES.settings(settings.memory, settings.options)
+        memory: Memory = MEMORIES.load(settings.memory).build(language_model, settings, own, shared)
         return memory
-    return ComposedMemory(memory, [source(name, settings, language_model, networks) for name in settings.sources])
+    if settings.learning.rule == "mixture":  # leaves the model as it is
+        learning = settings.learning
+        return MixtureMemory(language_model, settings.windows, learning.strategies(), learning.share, trainable)
+    if in_place:
+        weights = WeightMemory(language_model, settings.windows, settings.learning, trainable)
+    else:
+        weights = WeightMemory.build(language_model, settings, None, shared)
+    sources = [source_for(name, settings, language_model, shared) for name in settings.sources]
+    return ComposedMemory(weights, sources) if sources else weights
 
 
-def source(name: str, settings: MemorySettings, language_model: LanguageModel, networks: BankNetworks | None) -> Source:
+def source_for(name: str, settings: MemorySettings, language_model: LanguageModel, shared: Mapping[str, Any]) -> Source:
     """Return an empty source by its name."""
-    if name == "bank":
-        if networks is None:
-            raise DriftError("a bank was asked for without its networks; give those of `networks_for`.")
-        return BankSource(networks)
-    index: Index = BM25Index() if name == "bm25" else DenseIndex(StatesOfModel(language_model))
-    return RetrievalSource(index, language_model, settings.retrieved, settings.budget)
+    own = SOURCES.settings(name, settings.options)
+    source: Source = SOURCES.load(name).build(language_model, settings, own, shared.get(name))
+    return source
 
 
-def learns(memory: Living) -> bool:
-    """Tell whether reading changes more than sources, so that one document cannot be taken out alone."""
-    return isinstance(memory, MixtureMemory) or any(one.parameters for one in learners(memory).values())
-
-
-def learners(memory: Living) -> dict[str, WeightMemory]:
-    """Return the memories in weights within a memory, by the prefix of their tensors in its state."""
-    if isinstance(memory, MixtureMemory):
-        return {f"{place}/": one for place, one in enumerate(memory.active)}
-    return {"weights/": memory.weights} if isinstance(memory, ComposedMemory) else {"": memory}
-
-
-def begin(memory: Living) -> None:
+def begin(memory: Memory) -> None:
     """Begin a memory as new, also in what it counted, which a reset leaves."""
     memory.reset()
-    for one in learners(memory).values():
+    for one in memory.learners().values():
         one.counts = Counts()

@@ -7,6 +7,7 @@ it; a document's first window gets nothing. Documents enter the sources when the
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import NetworksSettings
 from driftlm.memories.bank.source import BankSource
-from driftlm.memories.base import Answer, Counts, Event, Example, Source, State, Supply
+from driftlm.memories.base import Answer, Counts, Event, Example, Memory, Source, State, Supply
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN
 from driftlm.memories.weights.prior import StaticModel
@@ -35,7 +36,7 @@ EXAMPLES = {  # for the conformance tests
 }
 
 
-class ComposedMemory:
+class ComposedMemory(Memory):
     """A `WeightMemory`, which may learn or not, that reads behind what its sources supply.
 
     The tokens that are supplied are taken out of the context, so that every composition has the same one; where
@@ -50,6 +51,9 @@ class ComposedMemory:
     Raises:
         DriftError: for windows that the model's positions cannot hold with what is supplied before them.
     """
+
+    kind = "memory with sources"
+    can_generate = True
 
     def __init__(self, weights: WeightMemory, sources: Sequence[Source], keeps: bool = True) -> None:
         if sum(source.modulates for source in sources) > 1:
@@ -75,7 +79,7 @@ class ComposedMemory:
         self.weights.cache = self.weights.empty_cache()
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> Counts:  # type: ignore[override]  # sums cannot be set
         """Of the weights; every document that a source keeps counts as an update."""
         return replace(self.weights.counts, updates=self.weights.counts.updates + self.stored)
 
@@ -85,13 +89,9 @@ class ComposedMemory:
         return sum(len(source.documents) for source in self.sources)
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[Event, ...]:  # type: ignore[override]
         """Of the weights."""
         return self.weights.events
-
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens of a document and where each ends, as `LanguageModel.encode`."""
-        return self.language_model.encode(text)
 
     def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and no source."""
@@ -165,6 +165,26 @@ class ComposedMemory:
         supply = self.supplied([question])
         prompt = prompt_ids(self.language_model, question, supply.texts[0])
         return Answer(generate(self.language_model, [prompt], supply.modulated)[0], tuple(supply.documents[0]))
+
+    # ---- what callers ask of it -------------------------------------------------------------------------------------
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the weights do."""
+        return self.weights.forgets
+
+    @property
+    def documents(self) -> Sequence[str]:
+        """Return the ids that the sources hold, the oldest first."""
+        return self.sources[0].documents if self.sources else ()
+
+    def learners(self) -> dict[str, WeightMemory]:
+        """Return the weights."""
+        return {"weights/": self.weights}
+
+    def learned(self) -> WeightMemory:
+        """Return the weights."""
+        return self.weights
 
     # ---- forget, state ----------------------------------------------------------------------------------------------
 
@@ -240,6 +260,12 @@ class BankMemory(ComposedMemory):
 
     def __init__(self, networks: BankNetworks, windows: Windows = Windows(), keeps: bool = True) -> None:  # noqa: B008
         super().__init__(WeightMemory(networks.language_model, windows, FROZEN), [BankSource(networks)], keeps)
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "ComposedMemory":
+        """Make one of the bank that the settings name; arguments as of `Memory.build`."""
+        source = BankSource.build(language_model, settings, None, shared.get("bank"))
+        return ComposedMemory(WeightMemory(language_model, settings.windows, FROZEN), [source])
 
     @staticmethod
     def examples() -> dict[str, Example]:

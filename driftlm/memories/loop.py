@@ -5,21 +5,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
-from driftlm.memories.base import Event, Memory
+from driftlm.memories.base import Baseline, Event, Memory
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.windows import Window, split
-
-
-class Baseline(Protocol):
-    """A memory that is only compared with: it reads the same windows."""
-
-    def score(self, window: Window) -> Tensor: ...
-    def learn(self, window: Window) -> None: ...
-    def finish(self, document: str) -> None: ...
 
 
 @dataclass(frozen=True)

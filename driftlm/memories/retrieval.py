@@ -1,12 +1,14 @@
 """Retrieval as a memory: documents that were read are found again and put before what is read next."""
 
 from pathlib import Path
+from typing import Any
 
 from driftlm.memories.base import Example
 from driftlm.memories.composed import ComposedMemory
 from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.dense import DenseIndex, Encoder
 from driftlm.memories.context.encoders import StatesOfModel
+from driftlm.memories.context.named_encoders import encoder_named
 from driftlm.memories.context.source import Index, RetrievalSource
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN
@@ -56,6 +58,11 @@ class BM25Memory(RetrievalMemory):
     ) -> None:
         super().__init__(model, BM25Index(), windows, k, budget, keeps)
 
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "BM25Memory":
+        """Make one that finds as many documents as the settings say; arguments as of `Memory.build`."""
+        return BM25Memory(language_model, settings.windows, settings.retrieved, settings.budget)
+
     @staticmethod
     def examples() -> dict[str, Example]:
         """Return the settings that the conformance tests try, by name."""
@@ -79,6 +86,12 @@ class DenseMemory(RetrievalMemory):
         encoder: Encoder | None = None,
     ) -> None:
         super().__init__(model, DenseIndex(encoder or StatesOfModel(model)), windows, k, budget, keeps)
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "DenseMemory":
+        """Make one of the encoder that the settings name; arguments as of `Memory.build`."""
+        encoder = shared.get("dense") or encoder_named(settings.encoder, language_model)
+        return DenseMemory(language_model, settings.windows, settings.retrieved, settings.budget, encoder=encoder)
 
     @staticmethod
     def examples() -> dict[str, Example]:

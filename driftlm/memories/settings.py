@@ -1,15 +1,25 @@
 """The settings of a memory: what learns, and what keeps documents beside it; no heavy import."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
 
 from driftlm.core.errors import DriftError
+from driftlm.core.registry import held, options_of
+from driftlm.memories.bank.settings import EXACT, Aggregation
+from driftlm.memories.registries import ENCODERS, MEMORIES, SOURCES
 from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
 
-SourceName = Literal["bank", "bm25", "dense"]
-STATES = "states"
-"""The encoder of `dense` that takes the language model's own states."""
+if TYPE_CHECKING:
+    MemoryName = str
+    SourceName = str
+    MemoryOptions = Any
+else:
+    MemoryName, SourceName = MEMORIES.choice(), SOURCES.choice()
+    MemoryOptions = options_of("MemoryOptions", MEMORIES, SOURCES, ENCODERS)
+STATES = "states"  # the encoder that takes the language model's own states
 
 
 @dataclass(frozen=True)
@@ -17,33 +27,46 @@ class MemorySettings:
     """What a memory is made of; a home writes it when it is made, and never changes it.
 
     Attributes:
-        windows: how documents are cut.
-        learning: what the weights learn, and how.
-        sources: memories that keep documents beside the weights, in the order they are asked: `bank`, `bm25`, `dense`.
-        networks: folder of the bank's networks; empty for the bundled ones.
-        retrieved: documents that `bm25` and `dense` find for a window or a question.
-        budget: most tokens of their texts together.
-        compare: score the `static` model on the same windows, or `none`.
+        windows: How documents are cut.
+        learning: What the weights learn, and how.
+        memory: Read with `weights` that learn as the other settings say, or with another memory.
+        sources: Keep documents beside the weights in these, in the order they are asked: `bank`, `bm25`, `dense`.
+        networks: Read the bank's networks from this folder; empty for the bundled ones.
+        retrieved: Find so many documents for a window or a question with `bm25` and `dense`.
+        budget: Show at most so many tokens of their texts together.
+        compare: Score the `static` model on the same windows, or `none`.
+        options: What entries of other packages bring.
     """
 
     windows: Windows = field(default_factory=Windows)
     learning: Learning = field(default_factory=Learning)
+    memory: MemoryName = "weights"
     sources: tuple[SourceName, ...] = ()
     networks: str = ""
     retrieved: int = 1
     budget: int = 256
     compare: Literal["static", "none"] = "static"
+    options: MemoryOptions = field(default_factory=lambda: MemoryOptions())
+
+    # Homes and runs have no flags for these yet; studies set them.
+    aggregation: tyro.conf.Suppress[Aggregation] = EXACT
+    encoder: tyro.conf.Suppress[str] = STATES
 
     def __post_init__(self) -> None:
+        MEMORIES.refuse_unknown(self.memory)
+        object.__setattr__(self, "options", held(self.options, MemoryOptions))
         for name in self.sources:
-            if name not in get_args(SourceName) or self.sources.count(name) > 1:
+            if name not in SOURCES.names or self.sources.count(name) > 1:
                 raise DriftError(
-                    f"`MemorySettings.sources` named {name!r}; give some of {', '.join(get_args(SourceName))}, once "
-                    f"each."
+                    f"`MemorySettings.sources` named {name!r}; give some of {', '.join(SOURCES.names)}, once each."
                 )
         if self.learning.rule == "mixture" and self.sources:
             raise DriftError(
                 f"`Learning.rule` mixture was given with `MemorySettings.sources` {' '.join(self.sources)}, but a "
-                f"mixture reads without "
-                f"sources; give another rule, or no sources."
+                f"mixture reads without sources; give another rule, or no sources."
+            )
+        if self.memory != "weights" and self.sources:
+            raise DriftError(
+                f"`MemorySettings.memory` {self.memory} was given with `MemorySettings.sources` "
+                f"{' '.join(self.sources)}, which stand beside weights alone; leave one of them out."
             )

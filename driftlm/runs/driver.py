@@ -15,10 +15,9 @@ import torch
 from driftlm.core.errors import Diverged, DriftError
 from driftlm.cost.estimate import estimate, expected_tokens
 from driftlm.cost.summary import peak_resident_bytes, summarized
+from driftlm.memories.base import Baseline, Memory
 from driftlm.memories.loop import Step, Totals, finished, read_stream
-from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.mixture import Learner, MixtureMemory
-from driftlm.memories.weights.prior import StaticModel
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.side_by_side import read_side_by_side
 from driftlm.models.machine import Machine
 from driftlm.report.live_table import Live
@@ -28,7 +27,7 @@ from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.tail.offsets import Offsets
 from driftlm.streams.tail.sources import Tail, ended_by_signals
-from driftlm.streams.windows import Window, Windows
+from driftlm.streams.windows import Window
 
 
 class Interrupted(Exception):
@@ -39,8 +38,7 @@ class Interrupted(Exception):
 class Reading:
     """A memory and the stream it reads, with all that a run folder says of them."""
 
-    windows: Windows
-    learning: Learning
+    settings: MemorySettings
     machine: Machine
     stream: Stream
     folder: Path
@@ -69,11 +67,11 @@ class Driver:
         baseline: the static model beside it, or None.
     """
 
-    def __init__(self, reading: Reading, memory: Learner, baseline: StaticModel | None) -> None:
+    def __init__(self, reading: Reading, memory: Memory, baseline: Baseline | None) -> None:
         self.reading, self.memory, self.baseline = reading, memory, baseline
         self.stream, self.folder = reading.stream, reading.folder
         # Where nothing learns, the static model is the memory itself.
-        self.itself = self.stream.compare == "static" and not memory.parameters
+        self.itself = reading.settings.compare == "static" and memory.is_static
         self.mark = Mark(Position(), Totals(static_nats=None if baseline is None else 0.0), 0)
         checkpoint = reading.checkpoint
         if checkpoint is not None:
@@ -154,19 +152,18 @@ class Driver:
             self.due = time.monotonic() + self.stream.checkpoint
             if stopping:
                 raise Interrupted(self.folder)
-        weights = {"weights": self.memory.weights()} if isinstance(self.memory, MixtureMemory) else {}
-        run.append(line(step, step.nats if self.itself else step.static_nats) | weights)
+        run.append(line(step, step.nats if self.itself else step.static_nats) | self.memory.line())
 
     def begin(self, window: Window) -> Run:
         """Make the run folder, with the learned state it begins with, and say what is to come."""
         self.run = Run(self.folder, self.reading.config, self.mark.lines or 0)
         start, language_model = self.folder / "start", self.memory.language_model
         if self.reading.config["start"] and not start.exists():
-            formats.save(language_model, self.memory.trainable if self.reading.continues else None, start)
+            formats.save(language_model, self.memory.learned().trainable if self.reading.continues else None, start)
             if not self.reading.continues:
                 language_model.name = str(start.resolve())  # a new adapter is one of these weights
         if not self.stream.json or self.stream.live:
-            ahead = estimate(self.memory, self.expected, window, self.stream.compare == "static")
+            ahead = estimate(self.memory, self.expected, window, self.reading.settings.compare == "static")
             print(f"driftlm: {ahead}", file=sys.stderr)
         return self.run
 
@@ -231,11 +228,10 @@ class Driver:
             "run": str(self.folder),
             "finished": True,
         }
-        learned = memory
-        if isinstance(memory, MixtureMemory):
-            summary["experts"], learned = memory.expert_weights(), memory.best()
+        summary |= memory.summary()
         run.finish(summary)
         if self.stream.save:
+            learned = memory.learned()
             formats.save(learned.language_model, learned.trainable, self.stream.save)
             summary["saved"] = self.stream.save
         return summary
@@ -256,7 +252,7 @@ def source_of(stream: Stream, offsets: Offsets | None) -> tuple[Iterator[Documen
     return offsets.and_more(tail), tail
 
 
-def peak_memory(memory: Learner) -> int:
+def peak_memory(memory: Memory) -> int:
     """Return the most memory held, bytes: on the GPU where the model is there, else resident."""
     if memory.language_model.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())

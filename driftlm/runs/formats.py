@@ -15,8 +15,8 @@ from torch import Tensor
 
 from driftlm import __version__
 from driftlm.core.errors import DriftError
-from driftlm.memories.weights.dynamic import chosen_by
 from driftlm.memories.weights.learning import Learn, Learning
+from driftlm.memories.weights.parametrisations import chosen_by
 from driftlm.models.loading import BUNDLED, LanguageModel, fingerprint, no_progress_bar
 from driftlm.models.lora import take_fast_path
 from driftlm.models.machine import Machine
@@ -258,7 +258,7 @@ def from_run(source: Path, learning: Learning, machine: Machine) -> Start:
         raise DriftError(f"the run {source} stopped before its first checkpoint and learned nothing; resume it first.")
     then = Learning(**config["learning"])
     start = reopen(config, then, machine)
-    trainable = start.trainable or chosen_by(start.language_model, then)
+    trainable = start.trainable or chosen_by(then, start.language_model)
     prefix = "parameters/"
     held = checkpoint.memory.tensors.items()
     trainable.start_from({key.removeprefix(prefix): value for key, value in held if key.startswith(prefix)})

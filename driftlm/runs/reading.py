@@ -3,7 +3,7 @@
 import platform
 import shlex
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import transformers
 
 import driftlm
 from driftlm.core.errors import DriftError
+from driftlm.memories.bank.settings import Aggregation
+from driftlm.memories.base import Memory
+from driftlm.memories.build import memory_for
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
-from driftlm.memories.weights.mixture import Learner, memory_in_weights
 from driftlm.models.loading import BUNDLED
 from driftlm.models.machine import Machine
 from driftlm.runs import formats
@@ -24,20 +27,20 @@ from driftlm.runs.settings import Stream
 from driftlm.streams.windows import Windows
 
 
-def read(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> dict[str, Any]:
+def read(settings: MemorySettings, machine: Machine, stream: Stream) -> dict[str, Any]:
     """Read a stream into a run folder and return its totals, the object that `--json` prints.
 
     Raises:
         DriftError: for bad input; before the first window nothing is left behind, later the run is resumable.
         Interrupted: after Ctrl-C or SIGTERM, with the run saved.
     """
-    reading = (resumed if stream.resume else begun)(windows, learning, machine, stream)
+    reading = (resumed if stream.resume else begun)(settings, machine, stream)
     memory = memory_of(reading)
-    baseline = memory.static() if reading.stream.compare == "static" and memory.parameters else None
+    baseline = memory.static() if reading.settings.compare == "static" and not memory.is_static else None
     return Driver(reading, memory, baseline).drive()
 
 
-def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
+def begun(settings: MemorySettings, machine: Machine, stream: Stream) -> Reading:
     """A new reading; its folder is made with the first window."""
     if not stream.files:
         raise DriftError("no text was given; name files or folders, - for standard input, or `Stream.resume` RUN.")
@@ -56,35 +59,35 @@ def begun(windows: Windows, learning: Learning, machine: Machine, stream: Stream
         formats.refuse_existing(Path(stream.save))
         if folder.absolute().is_relative_to(Path(stream.save).absolute()):
             raise DriftError(f"`Stream.save` {stream.save} would hold `Stream.run` {folder}; give one place to each.")
-    learning = learning.settled()  # the run says what its rule's default was
+    settings = replace(settings, learning=settings.learning.settled())  # the run says what its rule's default was
     config: dict[str, Any] = {
         "driftlm": driftlm.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["driftlm", *sys.argv[1:]]),
-        "windows": asdict(windows),
-        "learning": asdict(learning),
+        **described(settings),
         "machine": asdict(machine),
         "stream": asdict(stream),
         "start": stream.start_from,
     }
-    return Reading(windows, learning, machine, stream, folder, config)
+    return Reading(settings, machine, stream, folder, config)
 
 
-def resumed(windows: Windows, learning: Learning, machine: Machine, stream: Stream) -> Reading:
+def resumed(settings: MemorySettings, machine: Machine, stream: Stream) -> Reading:
     """A stopped reading, with the settings of its run; only what is shown may be another."""
     folder = Path(stream.resume)
     if stream.files or stream.run or stream.start_from:
         raise DriftError("`Stream.resume` takes files and settings from the run; give `Stream.resume` RUN alone.")
     config = read_config(folder)
-    then = Stream(**{**config["stream"], "files": tuple(config["stream"]["files"])})
+    stream_then = {**config["stream"], "files": tuple(config["stream"]["files"])}
+    compare = stream_then.pop("compare", "static")  # where runs had it before they had other memories
+    then = Stream(**stream_then)
     saved = not then.save or Path(then.save).exists()  # one that was killed while it saved is not done
     if (folder / "summary.json").exists() and saved and (then.save or not then.follow):
         raise DriftError(
             f"the run {folder} is finished; read on from what it learned with `Stream.start_from` {folder}."
         )
     reading = Reading(
-        Windows(**config["windows"]),
-        Learning(**config["learning"]),
+        settings_of({"memory": {"compare": compare}} | config),
         replace(Machine(**config["machine"]), threads=config["threads"]),
         replace(then, **{name: getattr(stream, name) for name in ("resume", "json", "live", "report", "checkpoint")}),
         folder,
@@ -92,8 +95,9 @@ def resumed(windows: Windows, learning: Learning, machine: Machine, stream: Stre
         latest_checkpoint(folder),
     )
     for given, kept in (
-        (windows, reading.windows),
-        (learning, reading.learning),
+        (settings.windows, reading.settings.windows),
+        (settings.learning, reading.settings.learning),
+        (settings, reading.settings),
         (machine, reading.machine),
         (stream, replace(reading.stream, files=(), run="", start_from="")),
     ):
@@ -105,6 +109,8 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
     """Refuse a setting that is neither left at its default nor the run's own."""
     for field in fields(given):
         value, own = getattr(given, field.name), getattr(kept, field.name)
+        if is_dataclass(value):  # has a turn of its own, or belongs to another package's entry
+            continue
         if value not in (field.default, own):
             raise DriftError(
                 f"`{type(given).__name__}.{field.name}` was {value} but the run {folder} has {own!r}, and "
@@ -113,12 +119,27 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
             )
 
 
-def memory_of(reading: Reading) -> Learner:
+def described(settings: MemorySettings) -> dict[str, Any]:
+    """Return settings as a run's configuration has them: windows, learning, and the rest as `memory`."""
+    rest = asdict(settings)
+    return {"windows": rest.pop("windows"), "learning": rest.pop("learning"), "memory": rest}
+
+
+def settings_of(config: dict[str, Any]) -> MemorySettings:
+    """Return the settings in a run's configuration."""
+    rest: dict[str, Any] = dict(config["memory"])
+    rest["sources"] = tuple(rest.get("sources", ()))
+    if "aggregation" in rest:
+        rest["aggregation"] = Aggregation(**rest["aggregation"])
+    return MemorySettings(Windows(**config["windows"]), Learning(**config["learning"]), **rest)
+
+
+def memory_of(reading: Reading) -> Memory:
     """Load the model and build the memory; complete the configuration by what was loaded."""
     machine, config = reading.machine, reading.config
     if config["start"]:
         model = config["model"]["name"] if "model" in config else machine.model
-        start = formats.start_from(config["start"], reading.learning, replace(machine, model=model))
+        start = formats.start_from(config["start"], reading.settings.learning, replace(machine, model=model))
     else:
         start = formats.Start(machine.load())
     language_model = start.language_model
@@ -127,11 +148,14 @@ def memory_of(reading: Reading) -> Learner:
             f"the model {language_model.name!r} changed since this run began; give the old one back at that place, "
             f"or start a new run."
         )
-    if reading.learning.rule == "rms" and not reading.learning.statistics and language_model.name == str(BUNDLED):
+    learning = reading.settings.learning
+    if learning.rule == "rms" and not learning.statistics and language_model.name == str(BUNDLED):
         # by name: what goes on from RUN/start is no longer beside them
-        reading.learning = replace(reading.learning, statistics=str(BUNDLED / "statistics.safetensors"))
-        config["learning"] = asdict(reading.learning)
-    memory = memory_in_weights(language_model, reading.windows, reading.learning, start.trainable)
+        learning = replace(learning, statistics=str(BUNDLED / "statistics.safetensors"))
+        reading.settings = replace(reading.settings, learning=learning)
+        config["learning"] = asdict(learning)
+    memory = memory_for(reading.settings, language_model, trainable=start.trainable, in_place=True)
+    learner = next(iter(memory.learners().values()), None)
     reading.continues = start.trainable is not None
     config.setdefault(
         "model",
@@ -142,13 +166,13 @@ def memory_of(reading: Reading) -> Learner:
             "title": "the bundled model" if language_model.name == str(BUNDLED) else language_model.name,
             "fingerprint": language_model.fingerprint,
             "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
-            "trainable": sum(parameter.numel() for parameter in memory.parameters),
+            "trainable": sum(parameter.numel() for parameter in learner.parameters) if learner else 0,
         },
     )
     config |= {
         "versions": versions(),
         "threads": torch.get_num_threads(),
-        "seed": reading.learning.seed,
+        "seed": learning.seed,
     }
     return memory
 

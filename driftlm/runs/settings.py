@@ -19,7 +19,6 @@ class Stream:
         limit: Score so many tokens in all.
         batch: Read so many documents at a time, side by side; with --reset document and --learn lora. A stopped run
             reads again those that were under way.
-        compare: Score the `static` model on the same windows, or `none`.
         run: Keep the run in this folder; empty for one under `runs/`.
         resume: Go on with this stopped run, its settings included.
         start_from: Start from this run or PEFT or HuggingFace folder.
@@ -38,7 +37,6 @@ class Stream:
     files: tyro.conf.Positional[tuple[str, ...]] = ()
     limit: int | None = None
     batch: int = 1
-    compare: Literal["static", "none"] = "static"
     run: str = ""
     resume: str = ""
     start_from: Annotated[str, tyro.conf.arg(name="from")] = ""

@@ -28,10 +28,12 @@ import torch
 
 from driftlm.core.errors import DriftError
 from driftlm.cost.flops import Formula, formula_of, full_shape
+from driftlm.memories.base import Memory
+from driftlm.memories.build import memory_for
 from driftlm.memories.loop import read_stream
-from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.settings import MemorySettings
+from driftlm.memories.weights.dynamic import WeightMemory, learner
 from driftlm.memories.weights.learning import FROZEN, Cadence, Learning
-from driftlm.memories.weights.mixture import learner
 from driftlm.models.loading import LanguageModel, refuse_long_context
 from driftlm.models.machine import Machine
 from driftlm.streams.documents import Document, read_documents
@@ -55,15 +57,18 @@ class Trial:
 
     windows: Windows
     learning: Learning
+    memory: str = "weights"
 
     @property
     def learns(self) -> bool:
         """Tell whether it is not the static model."""
-        return self.learning.learn != "none"
+        return self.learning.learn != "none" or self.memory != "weights"
 
     def settings(self) -> dict[str, Any]:
         """Return the settings by name of the flag; None where the static model has none."""
         names = ("learn", "rule", "learning_rate", "every", "cadence")
+        if self.memory != "weights":
+            return asdict(self.windows) | {"memory": self.memory}
         of_learning = {name: getattr(self.learning, name) for name in names}
         if not self.learns:
             of_learning |= dict.fromkeys(names[1:])
@@ -89,7 +94,9 @@ class Price:
         return self.score + learned + self.step / learning.every
 
 
-def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, limit: int) -> dict[str, Any]:
+def tuned(
+    text: Sequence[str], machine: Machine, *, budget: float, unit: str, limit: int, memory: str = "weights"
+) -> dict[str, Any]:
     """Return the best settings within a budget, on the first `limit` tokens of a text.
 
     What costs too much is never run: costs are known before anything is read.
@@ -100,6 +107,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
         budget: most that a token may cost, in the unit of the module.
         unit: `flops` by formula or `seconds` measured.
         limit: tokens.
+        memory: that reads beside the static model, where it is not weights that learn.
 
     Returns:
         `flags` and `command` of the best, its `cost` and bits per byte, those of the static model in the same windows,
@@ -124,7 +132,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
     if tokens < LEAST:
         raise DriftError(f"the text has {tokens:,} tokens; give at least {LEAST:,}, or there is nothing to choose by.")
     grids = grids_of(language_model)
-    every = candidates(grids, quantized=machine.bits > 0)
+    every = candidates(grids, quantized=machine.bits > 0, memory=memory)
     price = prices(language_model, found) if unit == "seconds" else formulas(language_model)
     static = price(Trial(grids[0], FROZEN)).score
     costs = {one: price(one).of(one.learning) / static for one in every}
@@ -145,6 +153,7 @@ def tuned(text: Sequence[str], machine: Machine, *, budget: float, unit: str, li
         if row["tokens"] == tokens:
             windows = f"{one.windows.window} {one.windows.context}/{one.windows.stride}"
             way = f"{one.learning.learn} {one.learning.name()}" if one.learns else "static"
+            way = way if one.memory == "weights" else one.memory
             way += f" every {one.learning.every} ({one.learning.cadence})" if one.learning.every > 1 else ""
             print(f"driftlm: {windows}, {way}: {row['bits_per_byte']:.4f} bits per byte", file=sys.stderr)
     whole = [place for place, row in enumerate(tried) if row["tokens"] == tokens]
@@ -201,10 +210,13 @@ def fits(language_model: LanguageModel, windows: Windows) -> bool:
     return True
 
 
-def candidates(grids: Sequence[Windows], quantized: bool = False) -> list[Trial]:
+def candidates(grids: Sequence[Windows], quantized: bool = False, memory: str = "weights") -> list[Trial]:
     """Return the static model in all windows, and every way to learn; of quantized weights only a LoRA learns."""
-    return [Trial(windows, FROZEN) for windows in grids] + [
-        Trial(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))  # type: ignore[arg-type]
+    static = [Trial(windows, FROZEN) for windows in grids]
+    if memory != "weights":
+        return static + [Trial(windows, FROZEN, memory) for windows in grids]
+    return static + [
+        Trial(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))
         for windows in grids
         for learn, rule, rate in WAYS
         for every, cadence in CADENCES
@@ -217,6 +229,10 @@ def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
     known: dict[Learning, Formula] = {}
 
     def price(one: Trial) -> Price:
+        if one.memory != "weights":
+            raise DriftError(
+                f"what the memory {one.memory} costs is not counted by formula; give `tuned.unit` seconds."
+            )
         kind = replace(one.learning, learning_rate=None)
         if kind not in known:
             try:
@@ -233,22 +249,27 @@ def formulas(language_model: LanguageModel) -> Callable[[Trial], Price]:
 def prices(language_model: LanguageModel, documents: Sequence[Document]) -> Callable[[Trial], Price]:
     """Return the prices in seconds, each measured once on windows of full context; an update's counts as learning."""
     ids = [token for document in documents for token in language_model.encode(document.text)[0][1:]]
-    known: dict[tuple[Windows, Learning], float] = {}
+    known: dict[Trial, float] = {}
 
-    def seconds(windows: Windows, learning: Learning) -> float:
-        kind = windows, replace(learning, learning_rate=None, every=1, cadence="skip")
+    def seconds(one: Trial) -> float:
+        kind = replace(one, learning=replace(one.learning, learning_rate=None, every=1, cadence="skip"))
         if kind not in known:
-            known[kind] = timed(learner(language_model, *kind, None), ids) / windows.stride
+            known[kind] = timed(read_with(kind, language_model), ids) / one.windows.stride
         return known[kind]
 
     def price(one: Trial) -> Price:
-        score = seconds(one.windows, FROZEN)
-        return Price(score, max(0.0, seconds(one.windows, one.learning) - score) if one.learns else 0.0, 0.0)
+        score = seconds(Trial(one.windows, FROZEN))
+        return Price(score, max(0.0, seconds(one) - score) if one.learns else 0.0, 0.0)
 
     return price
 
 
-def timed(memory: WeightMemory, ids: Sequence[int]) -> float:
+def read_with(one: Trial, language_model: LanguageModel) -> Memory:
+    """Return the memory of a way to read, on a model that stays as it is."""
+    return memory_for(MemorySettings(one.windows, one.learning, memory=one.memory), language_model)
+
+
+def timed(memory: Memory, ids: Sequence[int]) -> float:
     """Return the seconds of a window of full context, the fastest of three; tokens are repeated where they do not
     suffice.
     """
@@ -279,7 +300,7 @@ def raced(
     seen: dict[int, list[float]] = {tokens // share: [] for share in MARKS}  # nats of the first tokens
     for one in affordable:
         marks = dict(zip(seen, MARKS.values(), strict=True))
-        for step in read_stream(learner(language_model, one.windows, one.learning, None), documents, limit=tokens):
+        for step in read_stream(read_with(one, language_model), documents, limit=tokens):
             before, totals = step.before, step.totals
             passed = [mark for mark in marks if mark <= totals.tokens]
             best = True

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from driftlm.cost.summary import summarized
+from driftlm.memories.base import Memory
+from driftlm.memories.build import memory_for
 from driftlm.memories.loop import Totals, read_stream
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
-from driftlm.memories.weights.mixture import Learner, MixtureMemory, memory_in_weights
 from driftlm.models.loading import BUNDLED, LanguageModel, load
 from driftlm.runs.folder import line
 from driftlm.streams.windows import Windows, split
@@ -78,8 +80,8 @@ def measure(reading: Cell, data: Path) -> dict[str, Any]:
         if reading.tuned or reading.hindsight:
             tune(language_model, before.skipped if reading.tuned else before.parts, reading)
             prior = adapted = passed(WeightMemory(language_model, reading.windows, FROZEN), log)
-        memory = memory_in_weights(language_model, reading.windows, learning)
-        if memory.parameters:
+        memory = memory_for(MemorySettings(reading.windows, learning), language_model, in_place=True)
+        if not memory.is_static:
             adapted = passed(memory, log)
             cost = summarized(memory, log, adapted.totals.tokens)
     totals = adapted.totals
@@ -103,7 +105,7 @@ def measure(reading: Cell, data: Path) -> dict[str, Any]:
         "seconds": totals.seconds,
         "memory_bytes": memory_bytes(memory),
         "positions": by_position(adapted, static),
-        "experts": memory.expert_weights() if isinstance(memory, MixtureMemory) else None,
+        "experts": memory.summary().get("experts"),
         "reading": asdict(reading),
     }
 
@@ -158,7 +160,7 @@ def completed(reading: Cell, language_model: LanguageModel) -> Learning:
     return learning
 
 
-def passed(memory: Learner, log: Path) -> Passed:
+def passed(memory: Memory, log: Path) -> Passed:
     """Let a memory read the parts of its model, and keep a line a window in `log`."""
     language_model = memory.language_model
     assert isinstance(language_model, Tokenized)
@@ -187,9 +189,9 @@ def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) ->
         memory.rate *= (steps - step - 1) / (steps - step)  # a rate that the guard halved stays halved
 
 
-def memory_bytes(memory: Learner) -> int:
+def memory_bytes(memory: Memory) -> int:
     """Return the bytes of what learns: values, prior, gradient, the guard's copy, and the rule's moments."""
-    learners = memory.active if isinstance(memory, MixtureMemory) else [memory]
+    learners = list(memory.learners().values())
     held = 0
     for one in learners:
         learning = one.learning

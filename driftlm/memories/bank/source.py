@@ -7,15 +7,17 @@ After "Online Adaptation of Language Models with a Memory of Amortized Contexts"
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.bank.asked import AskedBank
 from driftlm.memories.bank.modulations import Modulations
-from driftlm.memories.bank.networks import BankNetworks
+from driftlm.memories.bank.networks import BankNetworks, load_networks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.base import State, Supply
+from driftlm.models.loading import LanguageModel
 from driftlm.streams.documents import Document
 from driftlm.streams.timestamps import timestamp_of
 
@@ -51,6 +53,16 @@ class BankSource:
         self.language_model = networks.language_model
         self.positions = networks.positions
         self.reset()
+
+    @staticmethod
+    def shared(language_model: LanguageModel, settings: Any, own: Any) -> BankNetworks:
+        """Load the networks around a model."""
+        return load_networks(settings.networks or None, language_model)
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "BankSource":
+        """Make an empty bank of the networks that the settings name; arguments as of `Source.build`."""
+        return cls(shared or cls.shared(language_model, settings, own), settings.aggregation)
 
     def reset(self) -> None:
         """Begin with an empty bank."""

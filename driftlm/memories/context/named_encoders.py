@@ -7,6 +7,7 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.context.dense import Encoder
 from driftlm.memories.context.encoders import PooledEncoder, Pooling, StatesOfModel
 from driftlm.memories.context.sentence_encoder import SentenceEncoder
+from driftlm.memories.registries import ENCODERS
 from driftlm.memories.settings import STATES
 from driftlm.models.loading import LanguageModel
 
@@ -44,6 +45,8 @@ def parsed(name: str) -> Named:
     folders = tuple(rest.split(",") if kind == DUAL else [rest])
     if name == STATES:
         return Named(STATES)
+    if kind in ENCODERS.others:  # which reads what it likes behind the colon
+        return Named(kind, tuple(folder for folder in folders if folder))
     if kind not in (*POOLED, SENTENCE) or not all(folders) or len(folders) != (2 if kind == DUAL else 1):
         raise DriftError(f"`QuestionStudy.encoder` was {name!r}; give one of {', '.join(NAMES)}.")
     return Named(kind, folders)
@@ -70,15 +73,26 @@ def encoder_named(name: str, language_model: LanguageModel) -> Encoder:
         torch.Size([1, 256])
     """
     kind, folders = parsed(name)
-    if kind == STATES:
-        return StatesOfModel(language_model)
-    for folder in folders:
+    for folder in folders if kind in ENCODERS.own else ():
         if (Path(folder).is_absolute() or folder.startswith(".")) and not Path(folder).exists():
             raise DriftError(
                 f"`QuestionStudy.encoder` {name}: there is no folder {folder}; give one in HuggingFace format."
             )
-    device = str(language_model.device)
-    if kind == SENTENCE:
-        return SentenceEncoder(folders[0], device)
+    encoder: Encoder = ENCODERS.load(kind)(language_model, kind, folders)
+    return encoder
+
+
+def states(language_model: LanguageModel, kind: str, folders: tuple[str, ...]) -> StatesOfModel:
+    """Return the language model itself as an encoder."""
+    return StatesOfModel(language_model)
+
+
+def sentence(language_model: LanguageModel, kind: str, folders: tuple[str, ...]) -> SentenceEncoder:
+    """Return what the package sentence-transformers makes of a folder."""
+    return SentenceEncoder(folders[0], str(language_model.device))
+
+
+def pooled(language_model: LanguageModel, kind: str, folders: tuple[str, ...]) -> PooledEncoder:
+    """Return encoders in HuggingFace format, pooled as the kind says."""
     pooling, normalize = POOLED[kind]
-    return PooledEncoder(*folders, pooling=pooling, normalize=normalize, device=device)
+    return PooledEncoder(*folders, pooling=pooling, normalize=normalize, device=str(language_model.device))

@@ -1,13 +1,16 @@
 """Retrieval as a source: the documents that an index finds for a question, as text to be read before it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import State, Supply
+from driftlm.memories.context.bm25 import BM25Index
+from driftlm.memories.context.dense import DenseIndex, Encoder
+from driftlm.memories.context.named_encoders import encoder_named
 from driftlm.memories.context.prompt import laid_out
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.documents import Document
@@ -120,7 +123,7 @@ class RetrievalSource:
         """Return texts within the budget, and the documents found."""
         found = [self.index.search(question, self.k) for question in questions]
         texts = [laid_out(self.language_model, [self.texts[id] for id, _ in some], self.budget) for some in found]
-        return Supply(texts, None, [shared(some) for some in found])
+        return Supply(texts, None, [softmax_of(some) for some in found])
 
     def state(self) -> State:
         """Return documents, and what the index made of them."""
@@ -141,11 +144,39 @@ class RetrievalSource:
         self.texts = texts
 
 
-def shared(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+class BM25Source(RetrievalSource):
+    """Documents found by the words they share with a question."""
+
+    @staticmethod
+    def shared(language_model: LanguageModel, settings: Any, own: Any) -> None:
+        """Share nothing."""
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "BM25Source":
+        """Make an empty one by settings; arguments as of `Source.build`."""
+        return cls(BM25Index(), language_model, settings.retrieved, settings.budget)
+
+
+class DenseSource(RetrievalSource):
+    """Documents found by the product of their vectors with a question's."""
+
+    @staticmethod
+    def shared(language_model: LanguageModel, settings: Any, own: Any) -> Encoder:
+        """Load the encoder."""
+        return encoder_named(settings.encoder, language_model)
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "DenseSource":
+        """Make an empty one of the encoder that the settings name; arguments as of `Source.build`."""
+        encoder = shared or cls.shared(language_model, settings, own)
+        return cls(DenseIndex(encoder), language_model, settings.retrieved, settings.budget)
+
+
+def softmax_of(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the documents with the softmax of their scores.
 
     Example:
-        >>> shared([("a", 3.0), ("b", 3.0)])
+        >>> softmax_of([("a", 3.0), ("b", 3.0)])
         [('a', 0.5), ('b', 0.5)]
     """
     shares = torch.tensor([score for _, score in found], dtype=torch.float64).softmax(0).tolist()

@@ -4,6 +4,7 @@ Sources: Krause et al. 2018 (dynamic evaluation), Rannen-Triki et al. 2024 "Revi
 and Transformer-XL windows, update frequency, LoRA). Learning uses the forward pass that scored, never a second one.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.base import Counts, Event, Example, State
+from driftlm.memories.base import Counts, Event, Example, Memory, State
+from driftlm.memories.registries import PROTECTIONS, RULES
 from driftlm.memories.weights.last_good import LastGood
 from driftlm.memories.weights.learning import Learning
+from driftlm.memories.weights.parametrisations import chosen_by
 from driftlm.memories.weights.prior import Prior, StaticModel
+from driftlm.memories.weights.protection import Protection
 from driftlm.memories.weights.rules import Rule, RuleSettings, fill, flat, gradients_of, named, rule_class
 from driftlm.memories.weights.salience import salience_of
 from driftlm.memories.weights.schedule import Decision, Schedule, Scored
@@ -25,7 +30,7 @@ from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.loading import LanguageModel, load, refuse_long_context
 from driftlm.models.modulated import Before
 from driftlm.models.scoring import NOTHING, Forward, Scorer
-from driftlm.models.trainable import Trainable, choose
+from driftlm.models.trainable import Trainable
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
 
@@ -41,7 +46,7 @@ EXAMPLES = {
 }
 
 
-class WeightMemory:
+class WeightMemory(Memory):
     """A language model whose weights are the memory.
 
     Args:
@@ -57,7 +62,8 @@ class WeightMemory:
         0
     """
 
-    meta_trained = False
+    kind = "memory in weights"
+    can_generate = True
     room = 0  # positions that stay free before a document's cache, for what another memory puts there
 
     def __init__(
@@ -71,13 +77,15 @@ class WeightMemory:
         self.windows, self.learning = windows, learning
         refuse_long_context(self.language_model, windows.context)
         self.rotary = RotaryCache(self.language_model) if windows.window == "cached" else None
-        self.trainable = trainable or chosen_by(self.language_model, learning)
+        self.trainable = trainable or chosen_by(learning, self.language_model)
         self.scorer = Scorer(self.language_model)
         self.parameters = list(self.trainable.parameters.values())
         self.prior = Prior(self.trainable)
         self.salience = salience_of(learning, self.language_model, self.prior, windows.context)
         self.counts = Counts()
         self.rule = self.new_rule() if self.parameters else None
+        own = PROTECTIONS.settings(learning.protect, learning.options)
+        self.protection: Protection | None = PROTECTIONS.load(learning.protect)(learning, own, self.prior)
         self.start_fresh()
 
     def start_fresh(self) -> None:
@@ -99,7 +107,15 @@ class WeightMemory:
             statistics = Statistics.for_model(self.language_model, settings.statistics)
             rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
         rule: Rule = rule_class(settings.rule)(
-            RuleSettings(settings.momentum, settings.decay, settings.epsilon, self.prior.values, rms, normalizer)
+            RuleSettings(
+                settings.momentum,
+                settings.decay,
+                settings.epsilon,
+                self.prior.values,
+                rms,
+                normalizer,
+                RULES.settings(settings.rule, settings.options),
+            )
         )
         return rule
 
@@ -115,10 +131,6 @@ class WeightMemory:
     def empty_cache(self) -> KeyValues | None:
         """At the start of a document."""
         return KeyValues((), -self.room) if self.rotary else None
-
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens of a document and where each ends, as `LanguageModel.encode`."""
-        return self.language_model.encode(text)
 
     def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and never learns."""
@@ -199,8 +211,11 @@ class WeightMemory:
             if not bool(weights.any()):
                 return
             nats = weights * nats
+        loss = self.loss(nats)
+        if self.protection is not None:
+            loss = loss + self.protection.term(window)
         if backward:
-            self.loss(nats).backward()
+            loss.backward()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -214,7 +229,12 @@ class WeightMemory:
             torch._foreach_div_(gradients, float(tokens))
         if self.schedule.stepped():
             self.last_good.keep(self.numbers())
-        self.rule.update(gradients_of(self.parameters), self.rule_state, self.values(), self.rate)
+        found = gradients_of(self.parameters)
+        if self.protection is not None:
+            self.protection.change(found)
+        self.rule.update(found, self.rule_state, self.values(), self.rate)
+        if self.protection is not None:
+            self.protection.after(self.values())
         self.drop_gradients()
         self.counts.updates += 1
 
@@ -298,6 +318,37 @@ class WeightMemory:
         if self.salience is not None:
             self.salience.restore(values["salience"])
 
+    # ---- what callers ask of it -------------------------------------------------------------------------------------
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it has no parameter that learns."""
+        return not self.parameters
+
+    @property
+    def forgets(self) -> bool:
+        """Whether nothing was learned that would have to be taken back."""
+        return not self.parameters
+
+    def learners(self) -> "dict[str, WeightMemory]":
+        """Return itself."""
+        return {"": self}
+
+    def readers(self) -> "list[WeightMemory]":
+        """Return itself."""
+        return [self]
+
+    def learned(self) -> "WeightMemory":
+        """Return itself."""
+        return self
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "WeightMemory":
+        """Make one with tensors of its own for what learns; arguments as of `Memory.build`."""
+        if settings.learning.learn == "none":  # leaves the model as it is
+            return WeightMemory(language_model, settings.windows, settings.learning)
+        return learner(language_model, settings.windows, settings.learning, None)
+
     def forget(self, document: str) -> None:
         """Refused: gradient steps cannot be taken back one by one."""
         raise DriftError(
@@ -322,14 +373,19 @@ class WeightMemory:
         return {name: example(learning) for name, learning in EXAMPLES.items()}
 
 
-def chosen_by(language_model: LanguageModel, learning: Learning) -> Trainable:
-    """The parameters that `learning` lets change."""
-    return choose(
-        language_model,
-        learning.learn,
-        layers=learning.layer_range(),
-        rank=learning.rank,
-        targets=learning.target_modules,
-        freeze_embeddings=learning.freeze_embeddings,
-        seed=learning.seed,
-    )
+def learner(
+    language_model: LanguageModel, windows: Windows, learning: Learning, trainable: Trainable | None
+) -> WeightMemory:
+    """A memory on a model that shares every tensor with the given one but those that the memory changes."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in language_model.model.buffers()}
+    for parameter in language_model.model.parameters():
+        plain = type(parameter) is Parameter  # others are quantized, and cannot learn
+        memo[id(parameter)] = Parameter(parameter.data, parameter.requires_grad) if plain else parameter
+    model, trainable = copy.deepcopy((language_model.model, trainable), memo)
+    memory = WeightMemory(replace(language_model, model=model), windows, learning, trainable)
+    # The prior is the given model's own tensors, and the memory's copy of it is what it changes.
+    own = list(memory.prior.values)
+    memory.prior.values[:] = [parameter.data for parameter in memory.parameters]
+    memory.prior.put(own)
+    memory.start_fresh()
+    return memory

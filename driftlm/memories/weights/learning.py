@@ -1,15 +1,23 @@
 """The settings of a memory in weights; no heavy import."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from driftlm.core.errors import DriftError
+from driftlm.core.registry import held, options_of
+from driftlm.memories.registries import PARAMETRISATIONS, PROTECTIONS, RULES, SALIENCES
 
-Learn = Literal["all", "lora", "dora", "norms", "none"]
 Cadence = Literal["skip", "accumulate"]
 Reset = Literal["never", "document"]
 OnOff = Literal["on", "off"]
-Saliences = Literal["uniform", "spans", "tfidf", "camels"]
+if TYPE_CHECKING:
+    Learn = str
+    Saliences = str
+    Protect = str
+    LearningOptions = Any
+else:
+    Learn, Saliences, Protect = PARAMETRISATIONS.choice(), SALIENCES.choice(), PROTECTIONS.choice()
+    LearningOptions = options_of("LearningOptions", RULES, PARAMETRISATIONS, SALIENCES, PROTECTIONS)
 # All weights, on the first 10,000 tokens of the two development books (recipes/results.jsonl): Adam at 1e-4 and 3e-4
 # is within 0.003 bits per byte, SGD from 0.03 to 0.1 within 0.01, RMS at 1e-4 and 3e-4 within 0.01. Of rates that are
 # alike on books, SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer
@@ -50,7 +58,9 @@ class Learning:
         tagger: Find `spans` by built-in `rules`, or by `spacy` or `spacy:MODEL`.
         salience_network: Read the network of `camels` from a folder that `driftlm train salience` wrote; empty for the
             bundled one, which knows the world of facts.
+        protect: Protect what was known by this; `none` leaves learning as it is.
         seed: Seed the random half of a new LoRA.
+        options: What entries of other packages bring.
     """
 
     learn: Learn = "all"
@@ -73,10 +83,20 @@ class Learning:
     salience: Saliences = "uniform"
     tagger: str = "rules"
     salience_network: str = ""
+    protect: Protect = "none"
     seed: int = 0
+    options: LearningOptions = field(default_factory=lambda: LearningOptions())
 
     def __post_init__(self) -> None:
-        chosen = (("learn", Learn), ("cadence", Cadence), ("reset", Reset), ("guard", OnOff), ("salience", Saliences))
+        object.__setattr__(self, "options", held(self.options, LearningOptions))
+        chosen = (
+            ("learn", Learn),
+            ("cadence", Cadence),
+            ("reset", Reset),
+            ("guard", OnOff),
+            ("salience", Saliences),
+            ("protect", Protect),
+        )
         for name, choices in chosen:
             if getattr(self, name) not in get_args(choices):
                 raise DriftError(

@@ -7,7 +7,6 @@ Sources: Cesa-Bianchi & Lugosi 2006, "Prediction, Learning, and Games", ch. 9 (m
 Warmuth 1998, "Tracking the Best Expert" (fixed share). Letters: K experts, S new tokens, n tokens so far.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.base import Counts, Event, Example, State
-from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.memories.base import Counts, Event, Example, Memory, State
+from driftlm.memories.weights.dynamic import WeightMemory, learner
 from driftlm.memories.weights.learning import FROZEN, Learning
 from driftlm.memories.weights.one_pass import one_pass
 from driftlm.memories.weights.prior import StaticModel
@@ -107,7 +106,7 @@ def smoothed(nats: Tensor, prior: Tensor) -> Tensor:
     return -torch.logaddexp(math.log1p(-EPSILON) - nats.double(), math.log(EPSILON) - prior.double())
 
 
-class MixtureMemory:
+class MixtureMemory(Memory):
     """Several memories in weights that read the same stream, weighed by what they have predicted so far.
 
     An expert is a whole strategy, its restarts included: a restart takes its parameters back to the prior, and leaves
@@ -136,7 +135,7 @@ class MixtureMemory:
         ['adam:0.001']
     """
 
-    meta_trained = False
+    kind = "mixture"
 
     def __init__(
         self,
@@ -155,19 +154,19 @@ class MixtureMemory:
         self.language_model = model if isinstance(model, LanguageModel) else load(model)
         self.windows, self.experts, self.share = windows, tuple(experts), share
         # None stands for an expert that never leaves the prior
-        self.learners = [
+        self.members = [
             None
             if expert.learn == "none" or expert.rate() == 0
             else learner(self.language_model, windows, expert, trainable)
             for expert in experts
         ]
-        self.active = [one for one in self.learners if one is not None]
+        self.active = [one for one in self.members if one is not None]
         self.frozen = WeightMemory(
             self.language_model, windows, FROZEN, Trainable({}, None if trainable is None else trainable.adapter)
         )
         self.trainable, self.scorer = self.frozen.trainable, self.frozen.scorer
         self.prior = self.static()
-        self.readers: list[WeightMemory | StaticModel] = [*self.active, self.prior]
+        self.parts: list[WeightMemory | StaticModel] = [*self.active, self.prior]
         self.together = one_pass(self.active)
         self.start_fresh()
 
@@ -182,25 +181,21 @@ class MixtureMemory:
         return self.active[0].parameters if self.active else []
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> Counts:  # type: ignore[override]  # sums cannot be set
         """Sums over the experts."""
         each = [vars(one.counts) for one in self.active]
         return Counts(**{name: sum(counts[name] for counts in each) for name in vars(Counts())})
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[Event, ...]:  # type: ignore[override]
         """Of all experts, by name."""
-        pairs = zip(self.experts, self.learners, strict=True)
+        pairs = zip(self.experts, self.members, strict=True)
         return tuple(
             Event(event.kind, f"expert {expert.name()}: {event.message}")
             for expert, one in pairs
             if one is not None
             for event in one.events
         )
-
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens of a document and where each ends, as `LanguageModel.encode`."""
-        return self.language_model.encode(text)
 
     def static(self) -> StaticModel:
         """A memory that reads the same windows with the prior and never learns."""
@@ -220,7 +215,7 @@ class MixtureMemory:
             if self.together is not None:
                 for expert, forward in zip(self.active, self.together.forwards(window), strict=True):
                     expert.score(window, forward=forward)
-            nats = torch.stack([prior if one is None else one.score(window) for one in self.learners]).cpu()
+            nats = torch.stack([prior if one is None else one.score(window) for one in self.members]).cpu()
             scores, after = self.mixing.read(nats, prior.cpu())
             self.scored = window, scores.to(prior), after
         return self.scored[1]
@@ -238,7 +233,7 @@ class MixtureMemory:
 
     def finish(self, document: str) -> None:
         """The document has ended for every expert; restarts leave the weights."""
-        for one in self.readers:
+        for one in self.parts:
             one.finish(document)
         self.scored = None
 
@@ -257,15 +252,53 @@ class MixtureMemory:
 
     def best(self) -> WeightMemory:
         """The expert of the largest weight, to be looked at or saved."""
-        one = self.learners[int(self.mixing.logs.argmax())] or self.frozen
+        one = self.members[int(self.mixing.logs.argmax())] or self.frozen
         one.language_model.name = self.language_model.name  # which may have moved since
         return one
+
+    # ---- what callers ask of it -------------------------------------------------------------------------------------
+
+    @property
+    def is_static(self) -> bool:
+        """Whether no expert learns."""
+        return not self.active
+
+    def learners(self) -> dict[str, WeightMemory]:
+        """Return the experts that learn."""
+        return {f"{place}/": one for place, one in enumerate(self.active)}
+
+    def priors(self) -> dict[str, Tensor]:
+        """Return those of the experts; the state has the parameters of the best one as well."""
+        best = self.active[:1] and self.active[0].priors()
+        return super().priors() | dict(best or {})
+
+    def readers(self) -> list[WeightMemory]:
+        """Return the frozen expert, whose pass is the prior's, and those that learn."""
+        return [self.frozen, *self.active]
+
+    def line(self) -> dict[str, Any]:
+        """Return the experts' weights."""
+        return {"weights": self.weights()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the experts by name."""
+        return {"experts": self.expert_weights()}
+
+    def learned(self) -> WeightMemory:
+        """Return the expert of the largest weight."""
+        return self.best()
+
+    @classmethod
+    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "MixtureMemory":
+        """Make one of the experts that the settings name; arguments as of `Memory.build`."""
+        learning = replace(settings.learning, rule="mixture", learning_rate=None)
+        return MixtureMemory(language_model, settings.windows, learning.strategies(), learning.share)
 
     # ---- reset, state -----------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Every expert back to the prior, with equal weights."""
-        for one in self.readers:
+        for one in self.parts:
             one.reset()
         self.start_fresh()
 
@@ -274,11 +307,11 @@ class MixtureMemory:
 
         The latter are there for a reading that starts from what this one learned.
         """
-        states = [one.state() for one in self.readers]
+        states = [one.state() for one in self.parts]
         tensors = {f"{i}/{name}": value for i, one in enumerate(states) for name, value in one.tensors.items()}
         tensors |= {"logs": self.mixing.logs.clone(), "losses": self.mixing.losses.clone()}
         if self.active:
-            best = self.learners[int(self.mixing.logs.argmax())]
+            best = self.members[int(self.mixing.logs.argmax())]
             values = self.active[0].prior.values if best is None else [p.data for p in best.parameters]
             names = (best or self.active[0]).trainable.parameters
             tensors |= {f"parameters/{name}": value.clone() for name, value in zip(names, values, strict=True)}
@@ -292,11 +325,11 @@ class MixtureMemory:
             DriftError: when it holds other experts or other parameters than are here.
         """
         values = state.values.get("states", [])
-        if len(values) != len(self.readers) or state.tensors["logs"].shape != self.mixing.logs.shape:
+        if len(values) != len(self.parts) or state.tensors["logs"].shape != self.mixing.logs.shape:
             raise DriftError(
                 "the state holds other experts than there are here; give the `Learning.experts` it was made with."
             )
-        for i, (one, held) in enumerate(zip(self.readers, values, strict=True)):
+        for i, (one, held) in enumerate(zip(self.parts, values, strict=True)):
             own = {key.removeprefix(f"{i}/"): v for key, v in state.tensors.items() if key.startswith(f"{i}/")}
             one.restore(State(own, held))
         logs, losses = (state.tensors[name].cpu().clone() for name in ("logs", "losses"))
@@ -319,33 +352,3 @@ class MixtureMemory:
             return make
 
         return {name: example(*settings) for name, settings in EXAMPLES.items()}
-
-
-Learner = WeightMemory | MixtureMemory
-
-
-def learner(
-    language_model: LanguageModel, windows: Windows, learning: Learning, trainable: Trainable | None
-) -> WeightMemory:
-    """A memory on a model that shares every tensor with the given one but those that the memory changes."""
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in language_model.model.buffers()}
-    for parameter in language_model.model.parameters():
-        plain = type(parameter) is Parameter  # others are quantized, and cannot learn
-        memo[id(parameter)] = Parameter(parameter.data, parameter.requires_grad) if plain else parameter
-    model, trainable = copy.deepcopy((language_model.model, trainable), memo)
-    memory = WeightMemory(replace(language_model, model=model), windows, learning, trainable)
-    # The prior is the given model's own tensors, and the memory's copy of it is what it changes.
-    own = list(memory.prior.values)
-    memory.prior.values[:] = [parameter.data for parameter in memory.parameters]
-    memory.prior.put(own)
-    memory.start_fresh()
-    return memory
-
-
-def memory_in_weights(
-    language_model: LanguageModel, windows: Windows, learning: Learning, trainable: Trainable | None = None
-) -> Learner:
-    """The memory that `learning` asks for: one learner, or a mixture of them."""
-    if learning.rule == "mixture":
-        return MixtureMemory(language_model, windows, learning.strategies(), learning.share, trainable)
-    return WeightMemory(language_model, windows, learning, trainable)

@@ -2,16 +2,14 @@
 
 A rule is two pure verbs in the manner of optax: `init` gives the state before the first step, and `update` takes one
 step. What it computes is written into the storage of the parameters and of the state, so that these stay where they
-are. A rule is added by writing a class with these verbs and naming it in `RULES` (or in the entry-point group
-`driftlm.rules` of another package).
+are. A rule is added by writing a class with these verbs and naming it in `memories/registries.py` (or in the
+entry-point group `driftlm.rules` of another package).
 
 Notation: θ parameters, θ₀ prior, g gradient of the window's loss (nats per token), η learning rate.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from driftlm.core.errors import DriftError
+from driftlm.memories.registries import RULES
 
 Tensors = list[Tensor]
 RuleState = dict[str, list[Tensor]]  # by name, a tensor for every parameter
@@ -35,6 +34,7 @@ class RuleSettings:
         prior: θ₀, one tensor a parameter.
         rms: RMS of the gradients on a text, one tensor a parameter, for the RMS rule.
         normalizer: unweighted mean over all tensors of each tensor's mean RMS.
+        own: the settings that a rule's entry in the registry brings, None where it brings none.
     """
 
     momentum: float = 0.0
@@ -43,6 +43,7 @@ class RuleSettings:
     prior: Tensors = field(default_factory=list)
     rms: tuple[Tensor, ...] | None = None
     normalizer: float = 1.0
+    own: Any = None
 
 
 class Rule(Protocol):
@@ -149,25 +150,15 @@ class RMS:
             torch._foreach_addcmul_(parameters, self.pulls, distances)
 
 
-RULES = {
-    "sgd": "driftlm.memories.weights.rules:SGD",
-    "adam": "driftlm.memories.weights.rules:Adam",
-    "rms": "driftlm.memories.weights.rules:RMS",
-}
-
-
 def rule_class(name: str) -> Any:
-    """Return the class behind a rule's name, ours or another package's (entry-point group `driftlm.rules`).
+    """Return the class behind a rule's name, ours or another package's.
 
     Example:
         >>> rule_class("sgd").__name__
         'SGD'
     """
-    known = dict(RULES) | {entry.name: entry.value for entry in entry_points(group="driftlm.rules")}
-    if name not in known:
-        raise DriftError(f"`Learning.rule` was {name!r}; give one of {', '.join(sorted(known))}, or mixture.")
-    module, attribute = known[name].split(":")
-    return getattr(import_module(module), attribute)
+    RULES.refuse_unknown(name, ", or mixture")
+    return RULES.load(name)
 
 
 def gradients_of(parameters: Sequence[Parameter]) -> list[Tensor]:

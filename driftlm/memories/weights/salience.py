@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from driftlm.memories.registries import SALIENCES
 from driftlm.memories.weights.camels import Camels
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.prior import Prior
@@ -56,14 +57,33 @@ class Salience(Protocol):
 
 
 def salience_of(learning: Learning, language_model: LanguageModel, prior: Prior, context: int) -> Salience | None:
-    """What the settings ask for; None where every token weighs the same."""
-    if learning.salience == "spans":
-        return Spans(language_model, learning.tagger)
-    if learning.salience == "tfidf":
-        return TfIdf(language_model)
-    if learning.salience == "camels":
-        return Camels.load(learning.salience_network, language_model, prior, context)
-    return None
+    """Return what the settings ask for; None where every token weighs the same.
+
+    An entry of the registry is called with the settings of learning, its own settings or None, the language model, the
+    prior, and the context C.
+    """
+    own = SALIENCES.settings(learning.salience, learning.options)
+    found: Salience | None = SALIENCES.load(learning.salience)(learning, own, language_model, prior, context)
+    return found
+
+
+def uniform(learning: Learning, own: Any, language_model: LanguageModel, prior: Prior, context: int) -> None:
+    """Weigh every token the same."""
+
+
+def spans(learning: Learning, own: Any, language_model: LanguageModel, prior: Prior, context: int) -> "Spans":
+    """Weigh tokens of salient spans."""
+    return Spans(language_model, learning.tagger)
+
+
+def tfidf(learning: Learning, own: Any, language_model: LanguageModel, prior: Prior, context: int) -> "TfIdf":
+    """Weigh tokens by how rare their words are."""
+    return TfIdf(language_model)
+
+
+def camels(learning: Learning, own: Any, language_model: LanguageModel, prior: Prior, context: int) -> Camels:
+    """Weigh tokens as a meta-trained network says."""
+    return Camels.load(learning.salience_network, language_model, prior, context)
 
 
 def new_places(spelling: Spelling, window: Window) -> tuple[str, list[Span]]:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.base import Counts, Event
+from driftlm.memories.base import Counts, Event, Memory
 from driftlm.memories.loop import Point, Step, Totals, added
 from driftlm.memories.weights.dynamic import WeightMemory
-from driftlm.memories.weights.mixture import Learner, MixtureMemory
 from driftlm.memories.weights.rows import StaticRows, WeightRows
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, split
@@ -56,7 +55,7 @@ class OpenDocument:
 
 
 def read_side_by_side(
-    memory: Learner,
+    memory: Memory,
     documents: Iterable[Document],
     rows: int,
     compares: bool = False,
@@ -64,7 +63,7 @@ def read_side_by_side(
     totals: Totals | None = None,
     start: Point = Point(),  # noqa: B008 - frozen
 ) -> Iterator[Step]:
-    """ScoredWindow R documents of a stream at a time, each with a copy of one memory.
+    """Read R documents of a stream at a time, each with a copy of one memory.
 
     Args:
         memory: what every document begins with; its counts are those of the documents that were told to their end.
@@ -89,9 +88,9 @@ def read_side_by_side(
         >>> "".join(step.window.document for step in steps), memory.counts.updates
         ('aaabbbccc', 9)
     """
-    if isinstance(memory, MixtureMemory):
+    if not isinstance(memory, WeightMemory):  # rows are copies of its parameters
         raise DriftError(
-            f"`Stream.batch` was {rows}, but a mixture reads one document at a time; give `Stream.batch` 1."
+            f"`Stream.batch` was {rows}, but a {memory.kind} reads one document at a time; give `Stream.batch` 1."
         )
     if memory.learning.reset != "document":
         raise DriftError(

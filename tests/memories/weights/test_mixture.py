@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from driftlm import DriftError, Learning, WeightMemory, Windows, read_stream
-from driftlm.memories.weights.mixture import EPSILON, Mixing, MixtureMemory, memory_in_weights, smoothed
+from driftlm.memories.weights.mixture import EPSILON, Mixing, MixtureMemory, smoothed
 from tests.support import reference_mixture as reference
 from tests.support.build import language_model, read, reads_numbers, spelled, through_files, weight_memory
 from tests.support.families import random_ids
@@ -137,15 +137,15 @@ def test_experts_read_as_if_each_were_alone_and_one_diverges(learning: dict[str,
     assert expert_weights[2]["weight"] < (0.01 if share else 1e-6)
     assert expert_weights[1]["nats_per_token"] == pytest.approx((after.losses[1] / n).item())
     assert memory.counts.rollbacks > 0
-    assert memory.best() is (memory.learners[int(after.logs.argmax())] or memory.frozen)
+    assert memory.best() is (memory.members[int(after.logs.argmax())] or memory.frozen)
 
 
 def test_a_restart_leaves_the_weights() -> None:
     memory = mixture([0.0, 0.2], reset="document")
     read(memory, [spelled([5, 9, 7] * 20)])
-    assert memory.learners[1] is not None
+    assert memory.members[1] is not None
     assert all(
-        torch.equal(p, prior) for p, prior in zip(memory.parameters, memory.learners[1].prior.values, strict=True)
+        torch.equal(p, prior) for p, prior in zip(memory.parameters, memory.members[1].prior.values, strict=True)
     )
     assert memory.weights()[1] > 0.9
     memory.reset()
