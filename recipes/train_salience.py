@@ -23,7 +23,7 @@ from driftlm.models.loading import LanguageModel, load
 from driftlm.models.machine import Machine
 from driftlm.streams.facts import Subject, World
 from driftlm.training.salience import train
-from driftlm.training.settings import SalienceTraining
+from driftlm.training.settings import SalienceRun, SalienceTraining
 
 DOCUMENTS, SHOWN = 200, 3
 
@@ -81,7 +81,7 @@ def main() -> None:
 
     training = SalienceTraining(steps=options.steps, seed=options.seed)
     machine = Machine(threads=options.threads)
-    train(machine, training, stream="facts", out=options.out, reader=str(READER), log=10, check=50)
+    train(machine, training, SalienceRun(str(options.out), reader=str(READER)))
 
     network, reader = load_network(options.out)[0], load()
     world = World("validation", random.Random(1))

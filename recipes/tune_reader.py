@@ -21,7 +21,7 @@ from driftlm.models.loading import load
 from driftlm.models.machine import Machine
 from driftlm.streams.facts import World
 from driftlm.training.qa import asked, fact_lesson, train
-from driftlm.training.settings import AnswerTraining
+from driftlm.training.settings import AnswerRun, AnswerTraining
 
 LENGTH = 144
 QUESTIONS = 1000
@@ -60,7 +60,7 @@ def main() -> None:
         seed=options.seed,
     )
     machine = Machine(threads=options.threads)
-    train(machine, training, stream="facts", out=options.out, autocast=True, log=options.log, check=options.log)
+    train(machine, training, AnswerRun(str(options.out), log=options.log, check=options.log, autocast=True))
     ship(options.out / ADAPTER)
     world = World("validation", random.Random(1))
     lessons = [fact_lesson(world, context=1.0) for _ in range(QUESTIONS)]

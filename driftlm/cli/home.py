@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from driftlm.cli.output import said, show, tell
+from driftlm.cli.output import in_flags, said, show, tell
 from driftlm.core.errors import DriftError
 from driftlm.homes.settings import Talk
 from driftlm.memories.settings import MemorySettings
@@ -95,7 +95,7 @@ def ask(home: Folder, question: tyro.conf.Positional[str] = "", *, talk: Talk, j
             except DriftError as error:
                 if question:
                     raise
-                tell(str(error))
+                tell(in_flags(str(error)))
                 continue
             if json:
                 show(answer.facts())

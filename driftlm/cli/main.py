@@ -1,7 +1,6 @@
 """The command line: the verb that the arguments name is run, and errors become a sentence and an exit code."""
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Collection
@@ -17,7 +16,7 @@ from driftlm.cli.doctor import doctor
 from driftlm.cli.export import export
 from driftlm.cli.generate import generate
 from driftlm.cli.home import HOME_VERBS, home
-from driftlm.cli.output import tell
+from driftlm.cli.output import in_flags, tell
 from driftlm.cli.read import read
 from driftlm.cli.report import report
 from driftlm.cli.serve import serve
@@ -47,9 +46,6 @@ VERBS: dict[str, Callable[..., int]] = {
     "serve": serve,
     "doctor": doctor,
 }
-SETTING = re.compile(r"`\w+\.(?!jsonl?`|py`|sqlite`)([a-z_]+)`")  # a field of settings, and no name of a file
-# Fields whose flags have other names.
-FLAGS = {"start_from": "from", "kind": "as", "way": "aggregation", "golds": "gold"}
 CONFIG = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.OmitSubcommandPrefixes,
@@ -94,20 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
         tell(f"the system refused: {error.strerror}{place}; mend that, then {then}.")
         code = 2
     sys.exit(code)
-
-
-def in_flags(sentence: str) -> str:
-    """An error that names settings by their fields, with the flags of the command line in their place.
-
-    Example:
-        >>> in_flags("`Learning.rank` was 0; give at least 1, or go on from a folder with `Stream.start_from`.")
-        '--rank was 0; give at least 1, or go on from a folder with --from.'
-    """
-
-    def flag(setting: re.Match[str]) -> str:
-        return "--" + FLAGS.get(setting[1], setting[1]).replace("_", "-")
-
-    return SETTING.sub(flag, sentence)
 
 
 def resumes(arguments: list[str]) -> bool:

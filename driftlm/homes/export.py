@@ -67,7 +67,7 @@ def export(
     held = formats.kind_of(source)
     if kind == "peft" and held not in ("lora", "dora"):
         raise DriftError(
-            f"{source} holds no adapter (`Learning.learn` {held}); give `export.kind` low-rank for a LoRA near it, or "
+            f"{source} holds no adapter (what learned was: {held}); give `export.kind` low-rank for a LoRA near it, or "
             f"`export.kind` huggingface."
         )
     learning = Learning(learn=held) if kind == "peft" else FROZEN

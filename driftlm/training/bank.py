@@ -22,6 +22,7 @@ from driftlm.training.batches import Batches, fact_batches, stream_batches
 from driftlm.training.loop import LOG, Loop, divided, lines_of, say
 from driftlm.training.meta_training import Losses, Trainer
 from driftlm.training.ranks import joined
+from driftlm.training.settings import BankRun
 
 BANKS = (8, 64, 1024)  # sizes watched during the training
 WATCHED = 64  # questions
@@ -31,16 +32,9 @@ def train(
     machine: Machine,
     networks: NetworksSettings,
     training: BankTraining,
-    *,
-    stream: str,
-    out: Path,
-    reader: str,
-    start: str,
-    autocast: bool,
-    log: int,
-    check: int,
+    run: BankRun,
 ) -> dict[str, Any] | None:
-    """Train, or go on with the training that `out` holds; returns the last line of its log.
+    """Train, or go on with the training that the folder of the run holds; returns the last line of its log.
 
     Of several processes that were started together each does a share, the first one logs, checks and writes, and the
     others return None.
@@ -48,26 +42,28 @@ def train(
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
     """
+    out = Path(run.out)
     ranks, device = joined(machine.device)
     machine = replace(machine, device=device)
     language_model = machine.load()
     torch.manual_seed(training.seed)
-    adapter = merged(language_model, reader)
-    batches, held_out = sources(stream, training)
+    adapter = merged(language_model, run.reader)
+    batches, held_out = sources(run.stream, training)
     made = BankNetworks(language_model, networks)
-    if start:
-        facts_of_start, weights = saved(Path(start))
+    if run.start:
+        facts_of_start, weights = saved(Path(run.start))
         if NetworksSettings(**facts_of_start["settings"]) != networks:
             raise DriftError(
-                f"the networks in {start} have other shapes than were asked for; give the same settings of networks."
+                f"the networks in {run.start} have other shapes than were asked for; give the same settings of "
+                f"networks."
             )
         made.load_state_dict(weights)
-    trainer = Trainer(made, training, batches, autocast, ranks)
+    trainer = Trainer(made, training, batches, run.autocast, ranks)
     loop = Loop(
         trainer,
         out,
-        log,
-        check,
+        run.log,
+        run.check,
         means=lambda losses: means(losses, trainer),
         checked=lambda: {"banks": checked(made, held_out)},
         shown=shown,
@@ -88,7 +84,7 @@ def train(
             say("it must read before a bank can teach it: tune it to answer from a document first, or expect little")
     line = loop.run()
     trainer.networks.eval().save(out)
-    if reader and adapter.resolve() != (out / ADAPTER).resolve():
+    if run.reader and adapter.resolve() != (out / ADAPTER).resolve():
         shutil.copytree(adapter, out / ADAPTER, dirs_exist_ok=True)
     return line
 
@@ -97,7 +93,7 @@ def merged(language_model: LanguageModel, reader: str) -> Path:
     """Merge the adapter of a folder, or of networks in it, into the model, where one is named; returns its place."""
     adapter = Path(reader) / ADAPTER if (Path(reader) / ADAPTER).exists() else Path(reader)
     if reader and not (adapter / "adapter_config.json").exists():
-        raise DriftError(f"`train.reader` {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
+        raise DriftError(f"`BankRun.reader` {reader} holds no PEFT adapter; give a folder with an adapter_config.json.")
     if reader:
         with_adapter(language_model, adapter)
     return adapter

@@ -338,7 +338,7 @@ class Trainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another `train.out`."
+                f"settings, or another `TrainingRun.out`."
             )
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -29,7 +29,7 @@ from driftlm.runs import formats
 from driftlm.streams.facts import World
 from driftlm.streams.questions import QuestionStream
 from driftlm.training.loop import Loop, divided
-from driftlm.training.settings import AnswerTraining
+from driftlm.training.settings import AnswerRun, AnswerTraining
 
 WATCHED = 100  # held-out questions
 AT_A_TIME = 32
@@ -53,22 +53,21 @@ Lessons = Callable[[int], list[Lesson]]  # step -> what it teaches
 Row = tuple[list[int], list[int]]  # token ids, and 1 where one belongs to an answer
 
 
-def train(
-    machine: Machine, training: AnswerTraining, *, stream: str, out: Path, autocast: bool, log: int, check: int
-) -> dict[str, Any]:
-    """Train, or go on with the training that `out` holds; returns the last line of its log.
+def train(machine: Machine, training: AnswerTraining, run: AnswerRun) -> dict[str, Any]:
+    """Train, or go on with the training that the folder of the run holds; returns the last line of its log.
 
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, or a lost loss.
     """
+    out = Path(run.out)
     language_model = machine.load()
-    learned, held_out = sources(stream, training)
-    trainer = AnswerTrainer(language_model, training, learned, held_out, autocast)
+    learned, held_out = sources(run.stream, training)
+    trainer = AnswerTrainer(language_model, training, learned, held_out, run.autocast)
     loop = Loop(
         trainer,
         out,
-        log,
-        check,
+        run.log,
+        run.check,
         means=trainer.means,
         checked=trainer.checked,
         shown=shown,
@@ -198,7 +197,7 @@ class AnswerTrainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another `train.out`."
+                f"settings, or another `TrainingRun.out`."
             )
         self.put(state["learned"])
         self.best, self.progress = state["best"], EarlyStopping(**state["progress"])
@@ -273,7 +272,9 @@ def sources(stream: str, training: AnswerTraining) -> tuple[Lessons, list[Lesson
         return of_facts, [fact_lesson(unseen, training.context, training.distracting) for _ in range(WATCHED)]
     learned, others = divided(stream, seed)
     if not learned.questions or not others.questions:
-        raise DriftError(f"`train.stream` {stream} has too few documents with questions to hold some out; give more.")
+        raise DriftError(
+            f"`TrainingRun.stream` {stream} has too few documents with questions to hold some out; give more."
+        )
 
     def of_stream(step: int) -> list[Lesson]:
         generator = random.Random(f"{seed} {step}")

@@ -13,39 +13,38 @@ from driftlm.streams.facts import facts
 from driftlm.training.bank import merged
 from driftlm.training.batches import Batches, fact_batches, stream_batches
 from driftlm.training.loop import Loop, divided, say
-from driftlm.training.settings import SalienceTraining
+from driftlm.training.settings import SalienceRun, SalienceTraining
 from driftlm.training.unrolling import Episode, Inner, Losses, SalienceTrainer, Values, Weigh
 
 WATCHED = 8  # held-out episodes
 ENOUGH = 1600  # documents of the world of facts to draw these from
 
 
-def train(
-    machine: Machine, training: SalienceTraining, *, stream: str, out: Path, reader: str, log: int, check: int
-) -> dict[str, Any]:
-    """Train, or go on with the training that `out` holds; returns the last line of its log.
+def train(machine: Machine, training: SalienceTraining, run: SalienceRun) -> dict[str, Any]:
+    """Train, or go on with the training that the folder of the run holds; returns the last line of its log.
 
     Raises:
         DriftError: for a stream that cannot be read, other settings than the checkpoint's, a graph over the limit, or
             a lost loss.
     """
+    out = Path(run.out)
     language_model = machine.load()
     # What weighs is the model as others will load it, without an adapter that taught it to answer.
-    frozen = machine.load() if reader else language_model
-    merged(language_model, reader)
+    frozen = machine.load() if run.reader else language_model
+    merged(language_model, run.reader)
     torch.manual_seed(training.seed)
     width = int(language_model.model.config.get_text_config().hidden_size)
     network = SalienceNetwork(width, training.hidden).to(language_model.device)
     second_order, longest = training.order == "second", training.longest
     inner = Inner(language_model, training.learn, training.inner_rate, second_order=second_order, longest=longest)
-    learned, held_out = sources(stream, training)
+    learned, held_out = sources(run.stream, training)
     trainer = SalienceTrainer(network, frozen, inner, training, learned)
     watched = [held_out(number) for number in range(WATCHED)]
     loop = Loop(
         trainer,
         out,
-        log,
-        check,
+        run.log,
+        run.check,
         means=lambda losses: {name: round(value, 4) for name, value in Losses.mean(losses).items()},
         checked=lambda: {"held_out": checked(trainer, watched)},
         shown=shown,

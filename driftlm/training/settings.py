@@ -1,4 +1,4 @@
-"""Settings of the tuning of a model to answer; no heavy import, so that the command line can show them."""
+"""Settings of what is trained beforehand; no heavy import, so that the command line can show them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,6 +6,68 @@ from typing import Literal
 from driftlm.core.errors import DriftError
 
 WARM_UP = 100  # steps
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is trained on, where it is kept, and how often it is looked at.
+
+    Attributes:
+        out: folder for checkpoints, the log and what was trained.
+        stream: `facts`, or a file of documents with questions (SQuAD JSON, JSONL, CSV).
+        log: steps between lines.
+        check: steps between checkpoints, with answers to held-out questions.
+    """
+
+    out: str
+    stream: str = "facts"
+    log: int = 25
+    check: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.log, self.check) < 1:
+            raise DriftError(
+                f"`TrainingRun.log` was {self.log} and `TrainingRun.check` {self.check}; give at least 1 of each."
+            )
+
+
+@dataclass(frozen=True)
+class BankRun(TrainingRun):
+    """A training of a bank's networks.
+
+    Attributes:
+        reader: a PEFT adapter that teaches the model to answer from a document; part of the networks from then on.
+        start: a folder of networks to begin with instead of random ones.
+        autocast: compute encoders and model in bfloat16.
+    """
+
+    reader: str = ""
+    start: str = ""
+    autocast: bool = False
+
+
+@dataclass(frozen=True)
+class SalienceRun(TrainingRun):
+    """A training of a network that weighs tokens.
+
+    Attributes:
+        reader: a PEFT adapter that teaches the model to answer, as `driftlm train qa` makes it.
+    """
+
+    log: int = 10
+    check: int = 50
+    reader: str = ""
+
+
+@dataclass(frozen=True)
+class AnswerRun(TrainingRun):
+    """A training of a model to answer; the adapter is OUT/adapter, for `--reader OUT` and `--from`.
+
+    Attributes:
+        autocast: compute in bfloat16.
+    """
+
+    autocast: bool = False
 
 
 @dataclass(frozen=True)

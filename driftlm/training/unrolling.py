@@ -250,7 +250,7 @@ class SalienceTrainer:
         if other:
             raise DriftError(
                 f"the checkpoint was made with {other[0]} {before.get(other[0])}, not {now[other[0]]}; give the same "
-                f"settings, or another `train.out`."
+                f"settings, or another `TrainingRun.out`."
             )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -15,6 +15,7 @@ from driftlm.models.loading import load
 from driftlm.models.machine import Machine
 from driftlm.training import bank as training
 from driftlm.training.ranks import Ranks
+from driftlm.training.settings import BankRun
 from tests.training.test_meta_training import SMALL
 
 DRAW = training.draw
@@ -23,8 +24,7 @@ DRAW = training.draw
 def trained(out: Path, steps: int, networks: NetworksSettings = SMALL, start: str = "") -> dict[str, Any] | None:
     settings = BankTraining(steps=steps, batch=4, warm_up=1, remembered=8)
     machine = Machine(threads=1)
-    places: dict[str, Any] = {"reader": "", "start": start, "autocast": False, "log": 1, "check": 2}
-    return training.train(machine, networks, settings, stream="facts", out=out, **places)
+    return training.train(machine, networks, settings, BankRun(str(out), start=start, log=1, check=2))
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from driftlm.models.machine import Machine
 from driftlm.streams.facts import World
 from driftlm.training import qa
 from driftlm.training.qa import AnswerTrainer, Lesson, fact_lesson, row_of, sources, stream_lesson
-from driftlm.training.settings import AnswerTraining
+from driftlm.training.settings import AnswerRun, AnswerTraining
 from tests.support.running import driftlm, refused, tiny_model
 from tests.training.test_salience import file_of
 
@@ -32,7 +32,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(folder: Path, out: str, steps: int, stream: str = "facts", **settings: Any) -> dict[str, Any]:
     machine = Machine(model=str(tiny_model(folder)))
     training = AnswerTraining(**SMALL | {"steps": steps} | settings)
-    return qa.train(machine, training, stream=stream, out=folder / out, autocast=False, log=1, check=2)
+    return qa.train(machine, training, AnswerRun(str(folder / out), stream, log=1, check=2))
 
 
 def test_a_training_is_logged_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,9 +55,8 @@ def test_a_training_is_logged_kept_and_gone_on_with(tmp_path: Path, capsys: pyte
     lines = [json.loads(text) for text in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert "held_out" not in lines[0] and {"nats", "em"} <= set(lines[1]["held_out"])
-    with pytest.raises(
-        DriftError, match=r"was made with rank 2, not 3; give the same settings, or another `train.out`"
-    ):
+    sentence = "was made with rank 2, not 3; give the same settings, or another `TrainingRun.out`"
+    with pytest.raises(DriftError, match=sentence):
         trained(tmp_path, "out", 3, rank=3)
 
 

@@ -13,7 +13,7 @@ from driftlm.models.machine import Machine
 from driftlm.streams.facts import facts
 from driftlm.training import salience
 from driftlm.training.loop import divided
-from driftlm.training.settings import SalienceTraining
+from driftlm.training.settings import SalienceRun, SalienceTraining
 from tests.support.running import driftlm, refused, tiny_model, words, written
 
 SMALL: dict[str, Any] = {"documents": 2, "reset": 4, "hidden": 4, "longest": 24, "inner_rate": 0.1}
@@ -28,7 +28,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(folder: Path, out: str, steps: int, stream: str = "facts", **settings: Any) -> dict[str, Any]:
     machine = Machine(model=str(tiny_model(folder)))
     training = SalienceTraining(**SMALL | {"steps": steps} | settings)
-    return salience.train(machine, training, stream=stream, out=folder / out, reader="", log=1, check=2)
+    return salience.train(machine, training, SalienceRun(str(folder / out), stream, log=1, check=2))
 
 
 def file_of(folder: Path, seed: int = 0) -> str:
