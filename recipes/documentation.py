@@ -3,12 +3,12 @@
     python -m recipes.documentation               # pages to build/docs, the site to build/site (extra `docs`)
     python -m recipes.documentation --no-site     # the pages alone
 
-The pages of docs/ are copied. What was measured stands between `<!-- NAME -->` and `<!-- /NAME -->` on one of them; where
-another says `<!-- table: NAME N -->`, the N-th table of that part stands instead, so that no measured number is typed
-twice. Charts of recipes/results/ are copied beside them. Made are: a page for every verb of the command line, from what
-its `--help` prints; the routes of the server, from its OpenAPI schema and from requests that are really sent; the public
-names of the package, from their docstrings; every module, from the first sentence of its docstring; and the studies,
-from recipes/results/*.json.
+The pages of docs/ are copied. What was measured stands between `<!-- NAME -->` and `<!-- /NAME -->` on one of them;
+where another says `<!-- table: NAME N -->`, the N-th table of that part stands instead, so that no measured number is
+typed twice. Charts of recipes/results/ are copied beside them. Made are: a page for every verb of the command line,
+from what its `--help` prints; the routes of the server, from its OpenAPI schema and from requests that are really sent;
+the public names of the package, from their docstrings; every module, from the first line of its docstring; and the
+studies, from recipes/results/*.json.
 """
 
 import argparse
@@ -233,7 +233,7 @@ def escaped(text: str) -> str:
 
 
 def house() -> str:
-    """Every module of the package with the first sentence of its docstring, by part, from the ground up."""
+    """Every module of the package with the first line of its docstring, by part, from the ground up."""
     package = ROOT / "driftlm"
     sections = []
     for part in layers():
