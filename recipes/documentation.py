@@ -3,14 +3,16 @@
     python -m recipes.documentation               # pages to build/docs, the site to build/site (extra `docs`)
     python -m recipes.documentation --no-site     # the pages alone
 
-The pages of docs/ are copied. Where one says `<!-- table: NAME N -->`, the N-th table of README's part NAME stands
-instead, so that no measured number is typed twice; charts of recipes/results/ are copied beside them. Made are: a page
-for every verb of the command line, from what its `--help` prints; the routes of the server, from its OpenAPI schema and
-from requests that are really sent; the public names of the package, from their docstrings; and the studies, from
-recipes/results/*.json.
+The pages of docs/ are copied. What was measured stands between `<!-- NAME -->` and `<!-- /NAME -->` on one of them;
+where another says `<!-- table: NAME N -->`, the N-th table of that part stands instead, so that no measured number is
+typed twice. Charts of recipes/results/ are copied beside them. Made are: a page for every verb of the command line,
+from what its `--help` prints; the routes of the server, from its OpenAPI schema and from requests that are really sent;
+the public names of the package, from their docstrings; every module, from the first line of its docstring; and the
+studies, from recipes/results/*.json.
 """
 
 import argparse
+import ast
 import io
 import os
 import re
@@ -47,14 +49,18 @@ def write_pages(out: Path) -> int:
     folder = out / "docs"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for page in folder.glob("*.md"):
-        page.write_text(filled(page.read_text(encoding="utf-8"), readme), encoding="utf-8")
+    parts = measured()
+    pages = {page.name: filled(page.read_text(encoding="utf-8"), parts) for page in folder.glob("*.md")}
     (folder / "charts").mkdir()
     for chart in RESULTS.glob("*.png"):
         shutil.copy(chart, folder / "charts")
     of_verbs = verb_pages()
-    made = {"studies.md": studies_page(), "api.md": names_page(), "http.md": routes_page()}
+    made = pages | {
+        "studies.md": studies_page(pages["studies.md"]),
+        "house.md": pages["house.md"].replace("<!-- house -->", house()),
+        "api.md": names_page(),
+        "http.md": routes_page(),
+    }
     made |= {f"cli/{name}.md": text for name, text in of_verbs.items()}
     for name, text in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -66,19 +72,30 @@ def write_pages(out: Path) -> int:
     return len(list(folder.rglob("*.md")))
 
 
-def filled(page: str, readme: str) -> str:
-    """A page with the tables it names, and its charts where they are copied to.
+def measured() -> dict[str, str]:
+    """The parts of docs/ that hold what was measured, by name."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+    found = re.findall(r"^<!-- (\w+) -->\n(.*?)^<!-- /\1 -->$", text, flags=re.MULTILINE | re.DOTALL)
+    parts = dict(found)
+    assert len(parts) == len(found), "two parts of docs/ have one name"
+    return parts
 
-    >>> filled("<!-- table: a 1 -->", "<!-- a -->\\n| x |\\n|---|\\n\\ntext\\n<!-- /a -->")
+
+def filled(page: str, parts: dict[str, str]) -> str:
+    """A page with the tables it names, without the marks of parts, and its charts where they are copied to.
+
+    >>> filled("<!-- table: a 1 -->", {"a": "| x |\\n|---|\\n\\ntext\\n"})
     '| x |\\n|---|\\n'
     """
 
     def table(found: re.Match[str]) -> str:
-        part = re.search(f"<!-- {found[1]} -->(.*?)<!-- /{found[1]} -->", readme, flags=re.DOTALL)
-        assert part, f"README has no part {found[1]}"
-        return re.findall(r"(?:^\|.*\n)+", part[1], flags=re.MULTILINE)[int(found[2]) - 1]
+        assert found[1] in parts, f"docs/ has no part {found[1]}"
+        return re.findall(r"(?:^\|.*\n)+", parts[found[1]], flags=re.MULTILINE)[int(found[2]) - 1]
 
-    return re.sub(r"<!-- table: (\S+) (\d+) -->", table, page).replace("../recipes/results/", "charts/")
+    page = re.sub(r"<!-- table: (\S+) (\d+) -->", table, page)
+    for name in parts:
+        page = re.sub(f"^<!-- /?{name} -->\n", "", page, flags=re.MULTILINE)
+    return page.replace("../recipes/results/", "charts/")
 
 
 def build(out: Path) -> str:
@@ -212,17 +229,50 @@ def escaped(text: str) -> str:
     return "".join(part if at % 2 else part.replace("<", "&lt;").replace("*", "\\*") for at, part in enumerate(parts))
 
 
+# --------------------------------------------------------------------------------------------------------- the house
+
+
+def house() -> str:
+    """Every module of the package with the first line of its docstring, by part, from the ground up."""
+    package = ROOT / "driftlm"
+    sections = []
+    for part in layers():
+        for file in sorted((package / part).rglob("__init__.py")):
+            folder = file.parent
+            modules = [
+                f"| `{one.name}` | {escaped(sentence(one))} |"
+                for one in sorted(folder.glob("*.py"))
+                if one.name != "__init__.py"
+            ]
+            name = folder.relative_to(package).as_posix()
+            sections += [f"{'###' if '/' in name else '##'} {name}", escaped(sentence(file))]
+            sections += ["\n".join(["| module | |", "|---|---|", *modules])] if modules else []
+    return "\n\n".join(sections)
+
+
+def layers() -> tuple[str, ...]:
+    """The parts of the package in the order that the tests assert."""
+    for node in ast.parse((ROOT / "tests" / "test_house.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS":
+            return ast.literal_eval(node.value)
+    raise SystemExit("tests/test_house.py names no LAYERS")
+
+
+def sentence(file: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
 # ------------------------------------------------------------------------------------------------------- the studies
 
 
-def studies_page() -> str:
-    """The page of docs/studies.md, with a table of verdicts and a section for every result."""
+def studies_page(page: str) -> str:
+    """A page with a table of verdicts in its place, and a section for every result."""
     from driftlm.studies.page import results
 
     found = results(RESULTS)
     rows = [f"| [{one['study']}](#{one['study']}) | {one['claim']} | {one['verdict']} |" for one in found]
     table = "\n".join(["| study | claim | verdict |", "|---|---|---|", *rows])
-    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     return "\n\n".join([page.replace("<!-- verdicts -->", table).rstrip(), *map(study_section, found)]) + "\n"
 
 

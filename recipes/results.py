@@ -1,4 +1,4 @@
-"""The table of the README: what learning while reading buys, on books and on text that drifts.
+"""The table of docs/results.md: what learning while reading buys, on books and on text that drifts.
 
     python -m recipes.results choose DATA     # rates, on the two development books only
     python -m recipes.results measure DATA    # every setting on every other book and drift set

@@ -1,4 +1,4 @@
-"""The tables of the README in which memories are compared: on the world of facts, and on SQuAD as a stream.
+"""The tables of docs/comparing.md in which memories are compared: on the world of facts, and on SQuAD as a stream.
 
     python -m recipes.rivals facts
     python -m recipes.rivals squad --stream squad_dev_part.json

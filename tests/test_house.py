@@ -338,14 +338,6 @@ def test_flags_are_the_command_lines_alone() -> None:
     assert not wrong
 
 
-def test_readme_shows_every_module() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    files = Counter(path.name for path in FILES if not path.name.startswith("__"))
-    shown = Counter(re.findall(r"\b\w+\.py\b", readme))
-    missing = sorted(name for name, times in files.items() if shown[name] < times)
-    assert not missing, "the annotated tree in README.md leaves them out"
-
-
 def test_no_machine_path_is_in_a_tracked_file() -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():

@@ -116,6 +116,43 @@ def number(text: str) -> float:
     return float(text.replace(",", "").replace("−", "-"))
 
 
+def commands_shown(page: str) -> Iterator[str]:
+    """The commands that a page names: lines of its `sh` blocks, and code that begins with a program."""
+    for kind, _, text in FENCE.findall(page):
+        if kind == "sh":
+            for line in text.splitlines():
+                yield from re.split(r" [|&] ", line.partition("  #")[0].partition(" # ")[0])
+    for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", page)):
+        if re.match(r"(?:driftlm|make) \w|python -m ", code):
+            yield code.replace("\\|", "|")
+
+
+def missing_in(command: str) -> str:
+    """What a command names that does not exist: a verb, a flag of that verb, a module, a target; empty where all do."""
+    from driftlm.cli.main import GROUPS, VERBS
+    from recipes.documentation import help_text
+
+    program, *words = command.removeprefix(".venv/bin/").split()
+    if program == "make":
+        targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+        return "" if re.search(rf"^{words[0]}:", targets, re.MULTILINE) else "no such target"
+    if words[:1] == ["-m"]:
+        return "" if find_spec(words[1]) else "no such module"
+    if program != "driftlm" or words[0] in ("VERB", "--help"):
+        return ""
+    verb = words[0]
+    if verb not in VERBS:
+        return "no such verb"
+    if verb in GROUPS:
+        if len(words) == 1 or words[1].isupper() or words[1] == "--help":  # any verb of the group
+            return ""
+        if words[1] not in GROUPS[verb]:
+            return "no such verb"
+        verb = f"{verb} {words[1]}"
+    flags = {word.partition("=")[0] for word in words if word.startswith("--") and word != "--help"}
+    return " ".join(sorted(flags - set(re.findall(r"--[a-z][a-z-]+", help_text(verb)))))
+
+
 class Shell:
     """A shell in a folder; a command's output and exit code come back, and what it started in the background stays."""
 

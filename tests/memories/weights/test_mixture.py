@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from driftlm import DriftError, Learning, WeightMemory, Windows, read_stream
+from driftlm.memories.build import memory_for
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.mixture import EPSILON, Mixing, MixtureMemory, smoothed
 from tests.support import reference_mixture as reference
 from tests.support.build import language_model, read, reads_numbers, spelled, through_files, weight_memory
@@ -258,7 +260,7 @@ def test_a_mixture_that_was_stopped_goes_on(
 
 
 def test_weights_are_one_memory_without_a_mixture() -> None:
-    assert type(memory_in_weights(language_model("llama"), GRID, Learning("none"))) is WeightMemory
+    assert type(memory_for(MemorySettings(GRID, Learning("none")), language_model("llama"))) is WeightMemory
 
 
 def test_a_mixture_goes_on_from_an_adapter(
