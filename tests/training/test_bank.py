@@ -15,7 +15,7 @@ from driftlm.models.loading import load
 from driftlm.models.machine import Machine
 from driftlm.training import bank as training
 from driftlm.training.ranks import Ranks
-from tests.training.test_meta_training import SMALL
+from tests.support.made_trainings import SMALL
 
 DRAW = training.draw
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from driftlm.core.errors import DriftError
 from driftlm.training.batches import Batches, fact_batches
 from driftlm.training.ranks import Ranks, joined
-from tests.training.test_meta_training import FIXED, trainer
+from tests.support.made_trainings import FIXED, trainer
 
 # Shares of unequal size, remembered modulations from the second step on, and every term of the loss.
 CASES: dict[str, dict[str, Any]] = {

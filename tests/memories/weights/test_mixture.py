@@ -14,9 +14,9 @@ from torch import Tensor
 
 from driftlm import DriftError, Learning, WeightMemory, Windows, read_stream
 from driftlm.memories.weights.mixture import EPSILON, Mixing, MixtureMemory, memory_in_weights, smoothed
-from tests.support import reference_mixture as reference
 from tests.support.build import language_model, read, reads_numbers, spelled, through_files, weight_memory
 from tests.support.families import random_ids
+from tests.support.reference import mixture as reference
 from tests.support.running import QUICK, driftlm, ending, refused, tiny_model, words, written
 
 GRID = Windows("cached", 16, 8)
