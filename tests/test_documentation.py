@@ -8,6 +8,8 @@ import torch
 
 from driftlm.memories.weights.rules import RuleSettings
 
+pytestmark = pytest.mark.command
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
