@@ -39,10 +39,10 @@ format: $(INSTALLED) ## Let ruff format and sort imports
 # half of the files, and takes from the other's when it is done.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-quick: $(INSTALLED) ## ruff on what changed; unit and conformance tests on one model family, without commands and processes
+quick: $(INSTALLED) ## ruff on what changed; short unit tests and conformance on one model family
 	@changed=$$({ git diff --name-only --diff-filter=d HEAD; git ls-files --others --exclude-standard; } | grep '\.py$$'); \
 		$(BIN)/ruff check $${changed:-.} && $(BIN)/ruff format --check $${changed:-.}
-	$(PYTEST) -m "not slow and not command and not process" --family llama
+	$(PYTEST) -m "not (slow or long or command or process)" --family llama
 
 test: lint ## Lint, then the tests and doctests, without the slow ones; the ten slowest are named
 	$(PYTEST) --durations=10

@@ -24,6 +24,8 @@ from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind,
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-3  # today the two agree to the last operation
 # What else decides how far a gradient goes; one family is enough.
 FURTHER: dict[str, dict[str, Any]] = {

@@ -17,6 +17,8 @@ from driftlm.training import bank as training
 from driftlm.training.ranks import Ranks
 from tests.support.made_trainings import SMALL
 
+pytestmark = pytest.mark.long
+
 DRAW = training.draw
 
 

@@ -18,6 +18,8 @@ from driftlm.training.batches import entries_of, fact_batches
 from driftlm.training.meta_training import Trainer
 from tests.support.made_trainings import FIXED, SMALL, trainer
 
+pytestmark = pytest.mark.long
+
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()

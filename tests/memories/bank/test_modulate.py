@@ -17,6 +17,8 @@ from driftlm.models.prompting import end_token
 from tests.support.families import BOS, FAMILIES, SLIDING_WINDOW
 from tests.support.made_modulations import VECTORS, Ids, frozen, random_prefix, spelled
 
+pytestmark = pytest.mark.long
+
 families = pytest.mark.parametrize("family", FAMILIES)
 without_window = pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma"])
 

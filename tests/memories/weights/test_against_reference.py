@@ -18,6 +18,8 @@ from tests.support.reference.reading import read as read_by_reference
 from tests.support.reference.reading import static_cached_banded, static_overlapping
 from tests.support.reference.reading import statistics as reference_statistics
 
+pytestmark = pytest.mark.long
+
 PLACES = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]
 RULES: dict[str, dict[str, Any]] = {
     "sgd": {"learning_rate": 0.05},

@@ -19,6 +19,8 @@ from tests.support.families import random_ids
 from tests.support.reference import mixture as reference
 from tests.support.running import QUICK, driftlm, ending, refused, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 GRID = Windows("cached", 16, 8)
 ROUNDING = 1e-6
 both = pytest.mark.parametrize("share", [False, True], ids=["bayes", "share"])
