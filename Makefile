@@ -11,7 +11,7 @@ EXTRAS := report,serve,ray,dev
 PIP_QUIET ?= --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test test-all bench demo docs results constraints clean
+.PHONY: help install lint format quick test test-all bench demo docs results constraints clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,11 +35,17 @@ format: $(INSTALLED) ## Let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Two processes of one thread each: most tests run models too small to share among threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes of one thread each: most tests run models too small to share among threads. Each process begins with
+# half of the files, and takes from the other's when it is done.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: lint ## Lint, then the tests and doctests, without the slow ones
-	$(PYTEST)
+quick: $(INSTALLED) ## ruff on what changed; short unit tests and conformance on one model family
+	@changed=$$({ git diff --name-only --diff-filter=d HEAD; git ls-files --others --exclude-standard; } | grep '\.py$$'); \
+		$(BIN)/ruff check $${changed:-.} && $(BIN)/ruff format --check $${changed:-.}
+	$(PYTEST) -m "not (slow or long or command or process)" --family llama
+
+test: lint ## Lint, then the tests and doctests, without the slow ones; the ten slowest are named
+	$(PYTEST) --durations=10
 
 test-all: lint ## Lint, then every test, the slow ones too
 	$(PYTEST) -m ""

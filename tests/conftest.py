@@ -6,20 +6,75 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the others of a busy machine
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
+import importlib.metadata
 import random
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 
+from tests.support.families import FAMILIES
+from tests.support.marking import markers_of
+
+read_entry_points = importlib.metadata.entry_points
+
+
+@cache
+def entry_points_on(path: tuple[str, ...], **wanted: str) -> Any:
+    """Entry points of the packages on a path."""
+    return read_entry_points(**wanted)
+
+
+# Every memory that is made looks up its rule among them, and to read them takes longer than a tiny model's step. Set
+# before the package is imported, which takes the function by its name.
+importlib.metadata.entry_points = lambda **wanted: entry_points_on(tuple(sys.path), **wanted)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # scores depend on the thread count in their last bits, and tiny models gain nothing from two
 # Wall-clock limits per example fail on a busy machine, and a failure has to come back on the next run.
 hypothesis.settings.register_profile("driftlm", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=1)
 hypothesis.settings.load_profile("driftlm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--family NAME`, beside pytest's own options."""
+    parser.addoption("--family", help="of the tests that run on several model families, run those on this one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One family is asked for by who wants an answer soon: fewer random examples, before tests take their settings."""
+    if config.getoption("--family"):
+        hypothesis.settings.load_profile("quick")
+
+
+def family_of(item: pytest.Item) -> str | None:
+    """The model family a test is parametrised with."""
+    given = getattr(item, "callspec", None)
+    values = () if given is None else given.params.values()
+    named = {getattr(value, "family", value) for value in values if isinstance(getattr(value, "family", value), str)}
+    return next(iter(named & set(FAMILIES)), None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs whole commands or processes of its own; leave out other families than the one asked for."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest has no public name for it
+        made_by = [one.func for several in fixtures.values() for one in several]
+        for marker in markers_of(getattr(item, "function", None), *made_by):
+            item.add_marker(marker)
+    chosen = config.getoption("--family")
+    left = [item for item in items if chosen and family_of(item) not in (None, chosen)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ import torch
 from driftlm.memories.weights.rules import RuleSettings
 from tests.support.pages import commands_shown, missing_in
 
+pytestmark = pytest.mark.command
+
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONGEST_README = 150  # lines

@@ -20,7 +20,11 @@ SOURCES = sorted(
     path for folder in ("driftlm", "tests", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
 
-LONGEST_FILE = 400  # lines
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+LONGEST_FILE = 400  # lines; a longer one begins with the reason
+REASON = "# Long because "
+OF_THE_WHOLE = ("conformance", "folders", "pins")  # tests that belong to no folder of the package
 REFUSED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 # The parts of the package from the ground up: each may import itself and what stands before it.
@@ -147,10 +151,35 @@ def test_core_modules_import_without_the_extras() -> None:
         assert not names & adapters, f"{module} cannot be imported without the extra of {names & adapters}"
 
 
+def test_test_modules_import_none_of_each_other() -> None:
+    """What they share is in `tests/support/`."""
+    for path in TESTS:
+        for node in ast.walk(tree_of(path)):
+            names: set[str] = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+            for name in names:
+                shared = name.startswith("tests.") and re.search(r"\.(test_|conftest\b)", name)
+                assert not shared, f"{path}:{node.lineno}: imports {name}; put what is shared in tests/support"
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS if path.name.startswith("test_")}
+    for folder in folders - {Path(), *map(Path, OF_THE_WHOLE)}:
+        assert (PACKAGE / folder / "__init__.py").exists(), f"tests/{folder} stands for no folder of the package"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_have_one_reason_to_exist(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST_FILE, f"{lines} lines; look for the second reason to exist"
+    first, *others = path.read_text(encoding="utf-8").splitlines() or [""]
+    if len(others) < LONGEST_FILE:
+        assert not first.startswith(REASON), "short enough: drop the reason"
+    else:
+        assert re.match(REASON + r"\w+ \w+", first), (
+            f"{1 + len(others)} lines: look for the second reason to exist, or begin the file with `{REASON}…`"
+        )
     names = {part.removesuffix(".py").lower() for part in path.relative_to(ROOT).parts}
     assert not names & REFUSED_NAMES, "name the file after what it does"
 

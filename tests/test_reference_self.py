@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tests.support.families import BOS, CACHED_FAMILIES, FAMILIES, VOCABULARY, llama, random_ids, tiny_tokenizer
-from tests.support.reference import (
+from tests.support.reference.reading import (
     Adam,
     LlamaByHand,
     Rms,

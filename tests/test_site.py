@@ -23,6 +23,8 @@ from tests.support.pages import (
 pytest.importorskip("fastapi", reason="needs the extra serve")
 documentation = pytest.importorskip("recipes.documentation")
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 FOLLOWED = [page for page in DOCS if any(step.command for step in pages.steps(page.read_text(encoding="utf-8")))]

@@ -79,7 +79,9 @@ TYPICAL = Stream(12, 5, ((5, 9, 5, 9, 5, 9, 7, 120, 5, 9, 5, 9), (8,), (5, 9, 5,
 def on_some_streams(test: Callable[..., None]) -> Callable[..., None]:
     """A typical stream, the simplest one (a token, C = S = 1), and one at random."""
     test = example(stream=TYPICAL)(given(stream=streams())(test))
-    return settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])(test)
+    return settings(
+        max_examples=min(2, settings.default.max_examples), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )(test)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
 from torch.nn import Parameter
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,19 +18,15 @@ from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.models import scoring
 from driftlm.runs.folder import Run, line
-from driftlm.streams.windows import Window, split
+from driftlm.streams.windows import Window
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-3  # today the two agree to the last operation
-MODES: dict[str, dict[str, Any]] = {
-    "static": {"learn": "none"},
-    "all": {},
-    "lora": {"learn": "lora", "rank": 4},
-    "norms": {"learn": "norms"},
-    "layers": {"layers": "1-1"},
-}
 # What else decides how far a gradient goes; one family is enough.
 FURTHER: dict[str, dict[str, Any]] = {
     "dora": {"learn": "dora", "rank": 4},
@@ -42,28 +37,8 @@ FURTHER: dict[str, dict[str, Any]] = {
     "norms of one layer": {"learn": "norms", "layers": "1-1"},
     "frozen embeddings": {"freeze_embeddings": True},
 }
-TOKENS = 41  # two whole windows, the first of which has nothing before it, and a short one
 CACHED = [(name, "cached", mode) for name in CACHED_FAMILIES for mode in MODES]
 CASES = [(name, "overlapping", mode) for name in FAMILIES for mode in MODES] + CACHED
-
-
-def eager(memory: Any) -> Any:
-    """A memory whose attention the counter sees into."""
-    for one in (memory, *getattr(memory, "active", ())):
-        one.language_model.model.set_attn_implementation("eager")
-    return memory
-
-
-def windows_of(grid: Windows, tokens: int = TOKENS) -> list[Window]:
-    ids = random_ids(tokens)
-    return list(split("d", ids, range(1, len(ids)), grid))
-
-
-def shape_of(window: Window, grid: Windows) -> Shape:
-    """Fed, attended to and new, from the window itself."""
-    if grid.window == "overlapping":
-        return Shape(len(window.inputs), len(window.inputs), window.new)
-    return Shape(window.new, min(len(window.inputs), grid.context - grid.stride + window.new), window.new)
 
 
 def agree(family: str, grid: Windows, settings: dict[str, Any]) -> None:
@@ -165,10 +140,6 @@ def test_steps_grow_with_what_a_rule_does() -> None:
     assert [step_of(Learning(rule=rule)) for rule in ("sgd", "rms", "adam")] == [2, 3, 13]
     assert step_of(Learning(rule="rms", decay=1e-3)) == 6
     assert step_of(Learning(rule="sgd", momentum=0.9, every=2, cadence="accumulate")) == 5
-
-
-def of_another_kind(memory: WeightMemory) -> None:
-    memory.language_model.model.model.layers[0].mixing = nn.Conv1d(1, 1, 3)
 
 
 def nameless(memory: WeightMemory) -> None:

@@ -21,8 +21,8 @@ from driftlm.memories.weights.statistics import gather
 from driftlm.models.scoring import KEPT_LOGITS
 from driftlm.runs.folder import Run, line
 from driftlm.streams.documents import Document
-from tests.cost.test_flops import MODES, TOKENS, eager, of_another_kind, shape_of, windows_of
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 

@@ -23,6 +23,8 @@ from tests.support.build import read
 from tests.support.families import BOS
 from tests.support.made_banks import networks, stream
 
+pytestmark = pytest.mark.long
+
 RATE = 1e-2
 
 

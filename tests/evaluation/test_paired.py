@@ -16,6 +16,8 @@ from driftlm.evaluation.settings import Asking
 from driftlm.evaluation.study import compare, retained
 from tests.support.made_banks import networks, stream
 
+pytestmark = pytest.mark.long
+
 
 def examined(name: str, predictions: list[str], **more: Any) -> Examined:
     asked = [one for one in stream().questions if one.id != "changed"][: len(predictions)]

@@ -21,6 +21,8 @@ from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
 from tests.support.made_banks import networks, stream
 
+pytestmark = pytest.mark.long
+
 POSITIONS = 512  # of the tiny models
 
 

@@ -15,6 +15,8 @@ from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from tests.support.made_banks import SMALL, networks, stream
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def made() -> BankNetworks:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +20,7 @@ from driftlm.models.machine import Machine
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.models.trainable import choose
 from driftlm.runs.formats import save
-from tests.support.running import tiny_model
+from tests.support.running import start, tiny_model
 
 SMALL = NetworksSettings(
     vectors=2, encoder_width=16, encoder_layers=1, encoder_heads=2, blocks=1, heads=2, head_width=8
@@ -175,26 +173,12 @@ def test_what_cannot_be_read_leaves_no_bank_and_what_was_left_of_one_is_no_hindr
 
 
 def test_two_may_make_the_same_bank(place: Path) -> None:
-    adding = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "driftlm",
-                "bank",
-                "add",
-                place / f"{name}.txt",
-                *map(str, made(place)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for name in ("one", "two")
-        if (place / f"{name}.txt").write_text("the storm was here")
-    ]
-    assert [(process.communicate()[1], process.returncode)[1] for process in adding] == [0, 0]
+    adding = []
+    for name in ("one", "two"):
+        (place / name).mkdir()
+        (place / f"{name}.txt").write_text("the storm was here")
+        adding.append(start(place / name, "bank", "add", place / f"{name}.txt", *made(place)))
+    assert [process.wait().code for process in adding] == [0, 0]
     with BankStore.open(place / "bank") as store:
         assert len(store) == 2
 

@@ -9,10 +9,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.models.test_factored import changed
-from tests.runs.test_formats import RATES, TEXT, Capture, close, plain_nats, static_nats
-from tests.support.families import FAMILIES
+from tests.support.families import FAMILIES, changed
 from tests.support.running import QUICK, driftlm, refused, tiny_model, words, written
+from tests.support.saved_weights import RATES, TEXT, Capture, close, plain_nats, static_nats
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ from driftlm.homes.verifying import verify
 from driftlm.storage.checked_json import write_sealed
 from tests.support.homes import bytes_of, documents, home_in, model
 
+pytestmark = pytest.mark.long
+
 READ = documents(4)
 Change = Callable[[Path], object]
 

@@ -7,18 +7,9 @@ from torch import Tensor
 
 from driftlm.core.errors import DriftError
 from driftlm.models.factored import factored, lora_of, low_rank_delta
-from tests.support.families import FAMILIES, random_ids
+from tests.support.families import FAMILIES, changed, random_ids
 
 IDS = torch.tensor([random_ids(40)])
-
-
-def changed(family: str, scale: float = 0.02) -> torch.nn.Module:
-    """A family's tiny model with every parameter moved a little."""
-    model, generator = FAMILIES[family](), torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @torch.no_grad()

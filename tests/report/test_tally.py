@@ -15,6 +15,8 @@ from driftlm.report.page import number
 from driftlm.report.tally import Positions, read_tally
 from tests.support.made_runs import Line, long_stream, run_folder, stream, tally_of, weighed
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("windows", [1, 3, 57, 999, 1000, 1001, 4321])
 def test_lines_are_running_sums_and_lose_no_window(windows: int) -> None:

@@ -15,6 +15,8 @@ from driftlm.report.tally import Tally
 from driftlm.report.write import write_report
 from tests.support.made_runs import CONFIG, long_stream, run_folder, stream, tally_of, weighed
 
+pytestmark = pytest.mark.long
+
 
 class Page(HTMLParser):
     """What a browser would make of a page: its text, its tags, its script data."""

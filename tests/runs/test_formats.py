@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.core.errors import DriftError
@@ -17,39 +16,13 @@ from driftlm.models.trainable import choose
 from driftlm.runs.formats import appearing, plain_weights, save
 from tests.support.families import FAMILIES
 from tests.support.running import QUICK, driftlm, refused, tiny_model, words, written
-
-Capture = pytest.CaptureFixture[str]
-TEXT = words(12, 5)  # one window: a plain forward pass scores it
-RATES = {"all": 0.2, "norms": 2.0, "lora": 1.0, "dora": 1.0}
+from tests.support.saved_weights import RATES, TEXT, Capture, close, plain_nats, static_nats
 
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, a=words(50, 1), b=words(50, 2), c=words(50, 3), text=TEXT)
-
-
-def plain_nats(folder: str | Path) -> float:
-    """Nats of `TEXT` by transformers and peft alone."""
-    folder = Path(folder)
-    kind = AutoPeftModelForCausalLM if (folder / "adapter_config.json").exists() else AutoModelForCausalLM
-    model = kind.from_pretrained(str(folder)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0, :-1]
-    return F.cross_entropy(logits.double(), ids[0, 1:], reduction="sum").item()
-
-
-def static_nats(capsys: Capture, *source: object) -> float:
-    """Nats of `TEXT` by the model that a reading begins with."""
-    name = f"static-{len(list(Path().glob('static-*')))}"
-    outcome = driftlm(capsys, "read", "text.txt", *QUICK, "--context", 64, "--stride", 64, *source, "--run", name)
-    return outcome.summary["static_nats"]
-
-
-def close(one: float, other: float) -> bool:
-    return abs(one - other) <= 1e-5 * other
 
 
 # ---------------------------------------------------------------------------------------------------------------- save

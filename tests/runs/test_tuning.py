@@ -21,6 +21,8 @@ from driftlm.streams.documents import Document
 from driftlm.streams.windows import Windows
 from tests.support.running import driftlm, refused, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 Capture = pytest.CaptureFixture[str]
 FEW = [("all", "adam", 1e-3), ("lora", "adam", 1e-2), ("all", "sgd", 0.05)]
 SOME = [(1, "skip"), (4, "skip")]

@@ -16,6 +16,8 @@ from tests.support.homes import KINDS, home_in
 from tests.support.running import words
 from tests.support.servers import MODEL, Server, events, server
 
+pytestmark = pytest.mark.long
+
 STORM = ("a/1", "the storm was on the red sea")
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "the sea"}]}
 PLAIN = {"model": MODEL, "prompt": "the sea"}

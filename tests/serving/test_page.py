@@ -28,6 +28,8 @@ from tests.support.servers import server
 pytest.importorskip("fastapi", reason="needs the extra serve")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "driftlm" / "serving" / "page"
 FILES = ("/", "/page.js", "/page.css", "/vega.js")

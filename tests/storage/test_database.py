@@ -11,7 +11,7 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.bank.modulations import Addition
 from driftlm.memories.bank.store import BankStore
 from driftlm.storage import database
-from tests.memories.bank.test_store import FACTS, add, document
+from tests.support.made_stores import FACTS, add, document
 
 
 @pytest.fixture

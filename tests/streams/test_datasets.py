@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from driftlm.streams.documents import Document, read_documents
-from tests.streams.test_documents import line, read, refusal
+from tests.support.document_files import line, read, refusal
 
 # Datasets -------------------------------------------------------------------------------------------------------------
 

@@ -8,37 +8,14 @@ import os
 import random
 import sys
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftlm.core.errors import DriftError
 from driftlm.streams.documents import Document, read_documents
-
-
-def line(**fields: object) -> str:
-    return json.dumps(fields) + "\n"
-
-
-def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
-
-
-def refusal(act: Callable[[], object]) -> str:
-    with pytest.raises(DriftError) as caught:
-        act()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert not message.endswith(".")
-    return message
-
-
-def read(path: Path | str, **options: object) -> list[Document]:
-    return list(read_documents([str(path)], **options))  # type: ignore[arg-type]
-
+from tests.support.document_files import give_stdin, line, read, refusal
 
 # What is read ---------------------------------------------------------------------------------------------------------
 

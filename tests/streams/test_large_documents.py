@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from driftlm.streams import documents
 from driftlm.streams.documents import read_documents
-from tests.streams.test_documents import give_stdin, line, read, refusal
+from tests.support.document_files import give_stdin, line, read, refusal
 
 # Large documents ------------------------------------------------------------------------------------------------------
 

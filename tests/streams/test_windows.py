@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from driftlm import DriftError, Windows
 from driftlm.streams.windows import split
-from tests.support.reference import grid, overlapping_inputs
+from tests.support.reference.reading import grid, overlapping_inputs
 
 
 @st.composite

@@ -16,6 +16,8 @@ from driftlm.studies.measuring import measure
 from tests.support import working
 from tests.support.running import tiny_model, words, written
 
+pytestmark = pytest.mark.process
+
 needs_ray = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own

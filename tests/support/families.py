@@ -201,3 +201,12 @@ def random_ids(length: int, seed: int = 0) -> list[int]:
         else:
             ids.append(1 + int(torch.rand((), generator=generator) ** 2 * (VOCABULARY - 1)))
     return [BOS, *ids[:length]]
+
+
+def changed(family: str, scale: float = 0.02) -> torch.nn.Module:
+    """A family's tiny model with every parameter moved a little."""
+    model, generator = FAMILIES[family](), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model

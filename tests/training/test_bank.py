@@ -16,7 +16,9 @@ from driftlm.models.machine import Machine
 from driftlm.training import bank as training
 from driftlm.training.ranks import Ranks
 from driftlm.training.settings import BankRun
-from tests.training.test_meta_training import SMALL
+from tests.support.made_trainings import SMALL
+
+pytestmark = pytest.mark.long
 
 DRAW = training.draw
 

@@ -7,16 +7,8 @@ import pytest
 from driftlm.core.errors import DriftError
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
-from driftlm.training.batches import Batch, entries_of, fact_batches, stream_batches
-
-LONG = Batch(
-    documents=["The hat was seen in Oslo. " * 3, "The hat was seen in Rome. " * 2, "The cat was seen in Bern."],
-    timestamps=[0.1, 0.2, 0.3],
-    questions=["Where was the hat seen?", "Where was the cat seen?"],
-    answers=["Rome", "Bern"],
-    own=[[0, 1], [2]],
-    kinds=["hat", "cat"],
-)
+from driftlm.training.batches import entries_of, fact_batches, stream_batches
+from tests.support.made_trainings import LONG
 
 
 def test_every_part_of_a_document_is_an_entry() -> None:

@@ -12,7 +12,7 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.training.distillation import divergence
 from tests.support.build import language_model
-from tests.training.test_meta_training import FIXED, trainer
+from tests.support.made_trainings import FIXED, trainer
 
 QUESTIONS, DOCUMENTS = ["Where is it?", "Who?"], ["It is in Oslo, I was told.", "She."]
 

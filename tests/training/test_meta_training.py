@@ -12,35 +12,13 @@ from torch import Tensor
 
 from benchmarks.backpropagation_dropout import saved_for_documents
 from driftlm.core.errors import DriftError
-from driftlm.memories.bank.networks import BankNetworks
-from driftlm.memories.bank.settings import BankTraining, NetworksSettings
+from driftlm.memories.bank.settings import BankTraining
 from driftlm.training import meta_training
-from driftlm.training.batches import Batch, Batches, entries_of, fact_batches
+from driftlm.training.batches import entries_of, fact_batches
 from driftlm.training.meta_training import Trainer
-from driftlm.training.ranks import Ranks
-from tests.support.build import language_model
+from tests.support.made_trainings import FIXED, SMALL, trainer
 
-SMALL = NetworksSettings(
-    vectors=4, encoder_width=16, encoder_layers=1, encoder_heads=2, blocks=1, heads=2, head_width=8, key_width=8
-)
-ALONE = Ranks()
-PLACES = ["Oslo", "Rome", "Bern", "Paris"]
-FIXED = Batch(
-    documents=[f"The {what} was seen in {place}." for what, place in zip(("hat", "red bat", "cat", "old rat"), PLACES)],
-    timestamps=[0.1, 0.2, 0.3, 0.4],
-    questions=[f"Where was the {what} seen?" for what in ("hat", "red bat", "cat", "old rat")],
-    answers=PLACES,
-    own=[[0], [1], [2], [3]],
-    kinds=["place"] * 4,
-)
-
-
-def trainer(batches: Batches = lambda step: FIXED, ranks: Ranks = ALONE, **settings: Any) -> Trainer:
-    torch.manual_seed(0)
-    model = language_model("llama")
-    model.model.requires_grad_(False)
-    chosen: dict[str, Any] = {"steps": 6, "batch": 4, "warm_up": 1, "remembered": 8} | settings
-    return Trainer(BankNetworks(model, SMALL), BankTraining(**chosen), batches, ranks=ranks)
+pytestmark = pytest.mark.long
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:

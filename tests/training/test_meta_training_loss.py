@@ -18,8 +18,7 @@ from driftlm.training import meta_training
 from driftlm.training.batches import entries_of
 from driftlm.training.meta_training import Losses, Trainer
 from tests.support.build import language_model
-from tests.training.test_batches import LONG
-from tests.training.test_meta_training import FIXED, SMALL, trainer
+from tests.support.made_trainings import FIXED, LONG, SMALL, trainer
 
 
 class Order(random.Random):

@@ -18,8 +18,8 @@ from driftlm.streams.facts import World
 from driftlm.training import qa
 from driftlm.training.qa import AnswerTrainer, Lesson, fact_lesson, row_of, sources, stream_lesson
 from driftlm.training.settings import AnswerRun, AnswerTraining
+from tests.support.made_trainings import facts_file
 from tests.support.running import driftlm, refused, tiny_model
-from tests.training.test_salience import file_of
 
 SMALL: dict[str, Any] = {"batch": 2, "rank": 2, "longest": 200}
 
@@ -140,7 +140,7 @@ def test_a_share_of_documents_stands_in_the_context() -> None:
 
 def test_lessons_of_a_file_are_its_own(tmp_path: Path) -> None:
     settings = AnswerTraining(batch=40, context=0.5, distracting=1)
-    learned, held_out = sources(file_of(tmp_path), settings)
+    learned, held_out = sources(facts_file(tmp_path), settings)
     lessons = learned(0)
     assert lessons == learned(0) != learned(1)
     assert len(held_out) == 3
@@ -148,7 +148,7 @@ def test_lessons_of_a_file_are_its_own(tmp_path: Path) -> None:
         assert not one.texts or any(one.asked[0][1] in text for text in one.texts)
     asked = {lesson.asked[0] for step in range(8) for lesson in learned(step)}
     assert not asked & {lesson.asked[0] for lesson in held_out}
-    stream, _ = qa.divided(file_of(tmp_path), 0)
+    stream, _ = qa.divided(facts_file(tmp_path), 0)
     assert all(len(stream_lesson(stream, random.Random(n), 1.0).texts) == 1 for n in range(5))
 
 

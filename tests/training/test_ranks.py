@@ -13,7 +13,8 @@ from torch import Tensor
 from driftlm.core.errors import DriftError
 from driftlm.training.batches import Batches, fact_batches
 from driftlm.training.ranks import Ranks, joined
-from tests.training.test_meta_training import FIXED, trainer
+from tests.support.made_trainings import FIXED, trainer
+from tests.support.running import start
 
 # Shares of unequal size, remembered modulations from the second step on, and every term of the loss.
 CASES: dict[str, dict[str, Any]] = {
@@ -54,14 +55,13 @@ def learned(ranks: Ranks, batches: Batches = lambda step: FIXED, **settings: Any
     }
 
 
-def work(number: int, port: int, folder: Path) -> None:
+def work(number: str, port: str, folder: str) -> None:
     """A process of two."""
-    torch.set_num_threads(1)
     where = {"RANK": number, "WORLD_SIZE": 2, "LOCAL_RANK": number, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()})
     ranks, _ = joined("cpu")
     found = {name: learned(ranks, **case) for name, case in CASES.items()}
-    torch.save(found, folder / f"{number}.pt")
+    torch.save(found, Path(folder, f"{number}.pt"))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,12 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)  # type: ignore[attr-defined]
+    two = []
+    for number in range(2):
+        (folder / str(number)).mkdir()
+        two.append(start(folder / str(number), "tests.training.test_ranks:work", number, port, folder))
+    outcomes = [one.wait() for one in two]
+    assert [one.code for one in outcomes] == [0, 0], outcomes
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(2)]
 
 

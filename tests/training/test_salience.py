@@ -10,10 +10,10 @@ import torch
 from driftlm import DriftError
 from driftlm.memories.weights.camels import load_network
 from driftlm.models.machine import Machine
-from driftlm.streams.facts import facts
 from driftlm.training import salience
 from driftlm.training.loop import divided
 from driftlm.training.settings import SalienceRun, SalienceTraining
+from tests.support.made_trainings import facts_file
 from tests.support.running import driftlm, refused, tiny_model, words, written
 
 SMALL: dict[str, Any] = {"documents": 2, "reset": 4, "hidden": 4, "longest": 24, "inner_rate": 0.1}
@@ -29,15 +29,6 @@ def trained(folder: Path, out: str, steps: int, stream: str = "facts", **setting
     machine = Machine(model=str(tiny_model(folder)))
     training = SalienceTraining(**SMALL | {"steps": steps} | settings)
     return salience.train(machine, training, SalienceRun(str(folder / out), stream, log=1, check=2))
-
-
-def file_of(folder: Path, seed: int = 0) -> str:
-    """A file of documents and questions."""
-    stream, path = facts(60, seed=seed), folder / "facts.jsonl"
-    lines = [{"id": one.id, "text": one.text} for one in stream.documents]
-    asked = [{"question": q.text, "answers": list(q.answers), "document": q.document} for q in stream.questions]
-    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *asked]))
-    return str(path)
 
 
 def test_a_training_is_logged_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +54,7 @@ def test_a_training_is_logged_kept_and_gone_on_with(tmp_path: Path, capsys: pyte
 def test_a_file_of_questions_is_learned_from_and_its_network_read_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained(tmp_path, "out", 1, file_of(tmp_path), order="first", learn="norms")
+    trained(tmp_path, "out", 1, facts_file(tmp_path), order="first", learn="norms")
     (text,) = written(tmp_path, a=words(60))
     where = ["--model", tiny_model(tmp_path), "--run", tmp_path / "run", "--no-live", "--no-report", "--json"]
     rule = ["--rule", "sgd", "--learning-rate", "0.1", "--salience", "camels", "--salience-network", tmp_path / "out"]
@@ -84,7 +75,7 @@ def test_the_last_document_of_a_batch_is_the_unrelated_one() -> None:
 
 
 def test_documents_are_held_out(tmp_path: Path) -> None:
-    learned, watched = divided(file_of(tmp_path), 0)
+    learned, watched = divided(facts_file(tmp_path), 0)
     assert len(watched.documents) == 3 and len(learned.documents) == 57
     assert not {one.id for one in learned.documents} & {one.id for one in watched.documents}
 

@@ -13,9 +13,8 @@ from driftlm.memories.bank.modulate import Prefix
 from driftlm.models.loading import LanguageModel, load
 from driftlm.models.modulated import Modulated
 from driftlm.runs import formats
-from tests.memories.bank.test_low_rank import network
-from tests.memories.bank.test_modulate import random_prefix
 from tests.support.families import FAMILIES, random_ids
+from tests.support.made_modulations import low_rank_network, random_prefix
 from tests.support.running import tiny_model
 
 IDS = random_ids(30)
@@ -39,7 +38,7 @@ def modulation(model: LanguageModel, kind: str) -> Modulated:
     if kind == "prefix":
         return random_prefix(model, 1, POSITIONS)
     with torch.no_grad():
-        return network(model)(torch.randn(1, POSITIONS, model.model.config.hidden_size))
+        return low_rank_network(model)(torch.randn(1, POSITIONS, model.model.config.hidden_size))
 
 
 @families

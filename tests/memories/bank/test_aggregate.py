@@ -16,6 +16,8 @@ from torch import Tensor
 from driftlm.core.errors import DriftError
 from driftlm.memories.bank.aggregate import Aggregator, AggregatorSettings, newer_mass, preselected
 
+pytestmark = pytest.mark.long
+
 T, D, H, E = 3, 10, 2, 4
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 sizes = st.integers(1, 9)

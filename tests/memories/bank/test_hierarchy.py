@@ -9,6 +9,8 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.bank.aggregate import Aggregator, AggregatorSettings
 from driftlm.memories.bank.hierarchy import hierarchical
 
+pytestmark = pytest.mark.long
+
 T, D = 2, 6
 
 

@@ -7,28 +7,18 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.bank.low_rank import LowRank, LowRankModulation
 from driftlm.models.answers import answer_nats, generate
 from driftlm.models.loading import LanguageModel
-from tests.memories.bank.test_modulate import Ids, frozen, spelled
 from tests.support.families import BOS, FAMILIES
+from tests.support.made_modulations import Ids, frozen, low_rank_network, spelled
 
 VECTORS, RANK = 3, 2
 PROMPTS, ANSWERS = [[BOS, 5], [BOS, *range(20, 31)], [BOS, 9, 8, 7]], [[8, 9], [10], [11, 12, BOS]]
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
-def network(model: LanguageModel, targets: str = "", seed: int = 0) -> LowRankModulation:
-    """Far from its start, where it changes nothing."""
-    torch.manual_seed(seed)
-    made = LowRankModulation(model.model, VECTORS, RANK, targets)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.add_(0.5 * torch.randn(weight.shape))
-    return made
-
-
 def changes(model: LanguageModel, targets: str = "") -> LowRank:
     """One for each prompt."""
     with torch.no_grad():
-        return network(model, targets)(torch.randn(len(PROMPTS), VECTORS, model.model.config.hidden_size))
+        return low_rank_network(model, targets)(torch.randn(len(PROMPTS), VECTORS, model.model.config.hidden_size))
 
 
 def merged(family: str, changed: LowRank, row: int) -> LanguageModel:
@@ -48,10 +38,10 @@ def bits(model: LanguageModel) -> dict[str, torch.Tensor]:
 @families
 def test_the_targets_are_the_attentions_queries_and_values(family: str) -> None:
     model = frozen(family)
-    found = {name.rsplit(".", 1)[-1] for name in network(model).shapes}
+    found = {name.rsplit(".", 1)[-1] for name in low_rank_network(model).shapes}
     assert found == {"gpt2": {"c_attn"}, "neox": {"query_key_value"}}.get(family, {"q_proj", "v_proj"})
     layers = model.model.config.num_hidden_layers
-    assert len(network(model).shapes) == len(found) * layers
+    assert len(low_rank_network(model).shapes) == len(found) * layers
 
 
 @families
@@ -109,7 +99,7 @@ def test_before_training_the_model_is_itself(family: str) -> None:
 @families
 def test_gradients_reach_the_modulation_and_no_weight_of_the_model(family: str) -> None:
     model = frozen(family)
-    before, made = bits(model), network(model)
+    before, made = bits(model), low_rank_network(model)
     modulation = torch.randn(len(PROMPTS), VECTORS, model.model.config.hidden_size, requires_grad=True)
     answer_nats(model, PROMPTS, ANSWERS, made(modulation))[0].sum().backward()
     assert modulation.grad is not None and (modulation.grad.abs().amax(dim=2) > 0).all()
@@ -121,7 +111,7 @@ def test_gradients_reach_the_modulation_and_no_weight_of_the_model(family: str) 
 def test_a_gradient_is_the_difference_of_nats() -> None:
     """A loss's slope along a random direction of the modulation, in float64."""
     model = frozen("gpt2")
-    made = network(model).double()
+    made = low_rank_network(model).double()
     model.model.double()
     modulation = torch.randn(3, VECTORS, 32, dtype=torch.float64, requires_grad=True)
     direction, step = torch.randn_like(modulation), 1e-5

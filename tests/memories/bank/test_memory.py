@@ -16,6 +16,8 @@ from tests.support.at_once import asked as asked_at_once
 from tests.support.build import TOKENIZER, language_model, numbers, read, reads_numbers, spelled
 from tests.support.families import BOS, CACHED_FAMILIES, FAMILIES, random_ids
 
+pytestmark = pytest.mark.long
+
 KNOWN = [spelled(random_ids(20, seed)[1:], f"known {seed}") for seed in (1, 2)]
 TEXT = random_ids(17, 3)[1:]
 T = 2  # positions of the modulation

@@ -14,24 +14,13 @@ from driftlm.memories.bank.modulate import Prefix, PrefixModulation
 from driftlm.models.answers import answer_nats, generate
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import end_token
-from tests.support.build import language_model
 from tests.support.families import BOS, FAMILIES, SLIDING_WINDOW
+from tests.support.made_modulations import VECTORS, Ids, frozen, random_prefix, spelled
 
-VECTORS = 3
+pytestmark = pytest.mark.long
+
 families = pytest.mark.parametrize("family", FAMILIES)
 without_window = pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma"])
-
-
-def frozen(family: str) -> LanguageModel:
-    made = language_model(family)
-    made.model.requires_grad_(False)
-    return made
-
-
-def random_prefix(model: LanguageModel, rows: int, positions: int = VECTORS, scale: float = 1.0) -> Prefix:
-    made = PrefixModulation(model.model.config, positions).requires_grad_(False)
-    prefix = made(torch.randn(rows, positions, model.model.config.hidden_size))
-    return Prefix((scale * keys, scale * values) for keys, values in prefix)
 
 
 @torch.no_grad()
@@ -61,19 +50,6 @@ def greedy(model: LanguageModel, prompt: Sequence[int], prefix: Prefix | None, l
         if said[-1] == end_token(model):
             return said[:-1]
     return said
-
-
-class Ids:
-    """A tokenizer that spells ids in decimal, so that no two answers look alike."""
-
-    eos_token_id = BOS
-
-    def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
-        return [spelled(row) for row in rows]
-
-
-def spelled(row: Sequence[int]) -> str:
-    return " ".join(map(str, row))
 
 
 @families

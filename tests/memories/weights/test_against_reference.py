@@ -14,9 +14,11 @@ from driftlm import Learning, Windows
 from driftlm.memories.weights.statistics import gather
 from tests.support.build import language_model, read, reads_numbers, spelled, weight_memory
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
-from tests.support.reference import read as read_by_reference
-from tests.support.reference import static_cached_banded, static_overlapping
-from tests.support.reference import statistics as reference_statistics
+from tests.support.reference.reading import read as read_by_reference
+from tests.support.reference.reading import static_cached_banded, static_overlapping
+from tests.support.reference.reading import statistics as reference_statistics
+
+pytestmark = pytest.mark.long
 
 PLACES = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]
 RULES: dict[str, dict[str, Any]] = {

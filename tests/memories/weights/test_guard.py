@@ -26,6 +26,8 @@ from tests.support.build import (
 )
 from tests.support.families import VOCABULARY, random_ids
 
+pytestmark = pytest.mark.long
+
 DOCUMENTS = [spelled(random_ids(70, 1)[1:], "a"), spelled(random_ids(40, 2)[1:], "b")]
 RULES: dict[str, dict[str, Any]] = {
     "sgd": {},

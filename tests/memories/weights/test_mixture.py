@@ -16,10 +16,12 @@ from driftlm import DriftError, Learning, WeightMemory, Windows, read_stream
 from driftlm.memories.build import memory_for
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.mixture import EPSILON, Mixing, MixtureMemory, smoothed
-from tests.support import reference_mixture as reference
 from tests.support.build import language_model, read, reads_numbers, spelled, through_files, weight_memory
 from tests.support.families import random_ids
+from tests.support.reference import mixture as reference
 from tests.support.running import QUICK, driftlm, ending, refused, tiny_model, words, written
+
+pytestmark = pytest.mark.long
 
 GRID = Windows("cached", 16, 8)
 ROUNDING = 1e-6

@@ -12,6 +12,8 @@ from driftlm.memories.weights.one_pass import one_pass
 from tests.support.build import language_model, read, reads_numbers, spelled, weight_memory
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 
+pytestmark = pytest.mark.long
+
 BOTH = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]
 DOCUMENTS = [spelled(random_ids(length, length)[1:], str(length)) for length in (45, 21)]
 ABSURD = 1e10  # an expert that goes back again and again, beside those that do not

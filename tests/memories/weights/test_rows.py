@@ -17,6 +17,8 @@ from driftlm.streams.windows import Window, split
 from tests.support.build import nats_of, numbers, reads_numbers, spelled, weight_memory
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 
+pytestmark = pytest.mark.long
+
 BOTH = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]
 DOCUMENTS = [spelled(random_ids(length, length)[1:], str(length)) for length in (44, 26, 5, 37)]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -18,6 +18,8 @@ from tests.support.build import language_model, spelled, weight_memory
 from tests.support.families import random_ids
 from tests.support.running import QUICK, checkpoints, driftlm, finish, refused, start, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 Capture = pytest.CaptureFixture[str]
 LENGTHS = [30, 50, 20, 5, 36, 1, 14]
 DOCUMENTS = [

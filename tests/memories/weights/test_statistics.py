@@ -12,7 +12,7 @@ from driftlm.memories.weights.statistics import Statistics, gather
 from driftlm.models.trainable import choose
 from tests.support.build import language_model, reads_numbers, spelled
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
-from tests.support.reference import statistics as reference
+from tests.support.reference.reading import statistics as reference
 
 GRID = Windows("overlapping", 6, 4)
 

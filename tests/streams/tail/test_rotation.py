@@ -8,7 +8,7 @@ import pytest
 from driftlm import Document, DriftError
 from driftlm.streams.tail.offsets import Offset
 from driftlm.streams.tail.sources import Growing, Tail
-from tests.streams.tail.test_sources import append, line, looked
+from tests.support.growing_files import append, line, looked
 
 
 def test_a_rotated_file_is_read_to_its_end_and_then_the_new_one(tmp_path: Path, quick: None) -> None:

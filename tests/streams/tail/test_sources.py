@@ -9,7 +9,6 @@ import threading
 import time
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,19 +19,11 @@ from driftlm.streams.documents import read_documents
 from driftlm.streams.tail.offsets import Offset, Offsets
 from driftlm.streams.tail.parsing import BLOCK
 from driftlm.streams.tail.sources import Growing, Tail, ended_by_signals
+from tests.support.growing_files import append, line, looked
 from tests.support.running import QUICK, checkpoints, driftlm, ending, finish, refused, start, tiny_model, words
 
 Capture = pytest.CaptureFixture[str]
 processes = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
-
-
-def line(**fields: Any) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
-
-
-def append(path: Path, text: str | bytes) -> None:
-    with path.open("ab") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
 
 
 # ------------------------------------------------------------------------------------------------- files that grow
@@ -63,10 +54,6 @@ def test_lines_come_whole_whatever_is_written_at_a_time(tmp_path: Path, quick: N
     assert [one.id for one in came] == [
         f"{feed}:{at}-{sha256(part).hexdigest()[:8]}" for at, part in zip(starts, parts)
     ]
-
-
-def looked(source: Growing) -> list[Document]:
-    return [document for document, _ in source.look()]
 
 
 @settings(max_examples=30)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.support.reference_forward import (
+from tests.support.reference.forward import (
     Cached,
     LlamaByHand,
     Overlapping,
@@ -31,7 +31,7 @@ from tests.support.reference_forward import (
     overlapping_inputs,
     token_nats,
 )
-from tests.support.reference_rules import Adam, Rms, Rule, Sgd
+from tests.support.reference.rules import Adam, Rms, Rule, Sgd
 
 __all__ = [
     "Adam",

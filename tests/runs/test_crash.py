@@ -14,7 +14,7 @@ import torch
 
 from driftlm.memories.base import State
 from driftlm.memories.loop import Totals
-from driftlm.runs.folder import Progress, Run, latest_checkpoint
+from driftlm.runs.folder import Position, Run, latest_checkpoint
 from tests.support.running import QUICK, checkpoints, ending, finish, start, tiny_model, words, written
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
@@ -91,7 +91,7 @@ def keep_three() -> None:
     for number in (1, 2, 3):
         run.append({"window": number - 1})
         for _ in range(2):  # the second time as one that is resumed and stopped at once
-            run.checkpoint(Progress(number), Totals(windows=number), Held(number), Held(-number))
+            run.checkpoint(Position(number), Totals(windows=number), Held(number), Held(-number))
 
 
 def test_a_checkpoint_is_whole_or_the_one_before_it_stands(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_whole_or_the_one_before_it_stands(tmp_path: Path) -> No
     for change in count(1):
         folder = tmp_path / str(change)
         folder.mkdir()
-        code = finish(folder, "tests.test_crash:keep_three", dies_at=change).code
+        code = finish(folder, "tests.runs.test_crash:keep_three", dies_at=change).code
         found = latest_checkpoint(folder / "run")
         newest.append(0 if found is None else found.progress.document)
         if found is not None:
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_whole_or_the_one_before_it_stands(tmp_path: Path) -> No
         # A run goes on over whatever was left.
         run = Run(folder / "run", {"driftlm": "0"}, 0 if found is None else found.lines)
         run.append({"window": newest[-1]})
-        run.checkpoint(Progress(9), Totals(windows=newest[-1] + 1), Held(9), None)
+        run.checkpoint(Position(9), Totals(windows=newest[-1] + 1), Held(9), None)
         run.finish({})
         again = latest_checkpoint(folder / "run")
         assert again is not None and again.progress.document == 9
