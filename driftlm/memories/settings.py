@@ -29,26 +29,26 @@ class MemorySettings:
     Attributes:
         windows: How documents are cut.
         learning: What the weights learn, and how.
-        memory: Read with `weights` that learn as the other settings say, or with another memory.
         sources: Keep documents beside the weights in these, in the order they are asked: `bank`, `bm25`, `dense`.
         networks: Read the bank's networks from this folder; empty for the bundled ones.
         retrieved: Find so many documents for a window or a question with `bm25` and `dense`.
         budget: Show at most so many tokens of their texts together.
         compare: Score the `static` model on the same windows, or `none`.
+        memory: Read with `weights` that learn as the other settings say, or with another memory.
         options: What entries of other packages bring.
+        aggregation: How a bank becomes one modulation; of studies alone.
+        encoder: What `dense` finds documents with; of studies alone.
     """
 
     windows: Windows = field(default_factory=Windows)
     learning: Learning = field(default_factory=Learning)
-    memory: MemoryName = "weights"
     sources: tuple[SourceName, ...] = ()
     networks: str = ""
     retrieved: int = 1
     budget: int = 256
     compare: Literal["static", "none"] = "static"
+    memory: MemoryName = "weights"
     options: MemoryOptions = field(default_factory=lambda: MemoryOptions())
-
-    # Homes and runs have no flags for these yet; studies set them.
     aggregation: tyro.conf.Suppress[Aggregation] = EXACT
     encoder: tyro.conf.Suppress[str] = STATES
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from driftlm import Document, DriftError, Learning, Step, WeightMemory, Windows, read_stream
-from driftlm.memories.base import Memory, memory_class, registered
+from driftlm.memories.base import Memory
 from driftlm.memories.loop import Point
+from driftlm.memories.registries import MEMORIES
 from driftlm.models.loading import LanguageModel
 from driftlm.streams.windows import Window, split
 from tests.support.build import language_model, nats_of, numbers, read, reads_numbers, spelled, through_files
@@ -37,8 +38,8 @@ class Case:
 
 CASES = [
     pytest.param(Case(memory, name, family, window), id=f"{memory}-{name}-{family}-{window}".replace(" ", "_"))
-    for memory in registered()
-    for name in memory_class(memory).examples()
+    for memory in MEMORIES.names
+    for name in MEMORIES.load(memory).examples()
     for window, families in (("overlapping", FAMILIES), ("cached", CACHED_FAMILIES))
     for family in families
 ]
@@ -93,7 +94,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     ) -> Memory:
         grid = Windows(case.window, stream.context, stream.stride)  # type: ignore[arg-type]
         folder: Path = tmp_path_factory.mktemp("memory")
-        maker = memory_class(case.memory).examples()[case.example]
+        maker = MEMORIES.load(case.memory).examples()[case.example]
         return reads_numbers(maker(model or language_model(case.family), grid, folder, idle))
 
     return made
@@ -272,13 +273,13 @@ def test_forgetting_is_exact_or_refused(make: Make, case: Case) -> None:
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", MEMORIES.names)
 def test_cached_windows_are_refused_where_positions_are_absolute(make: Make, name: str) -> None:
-    for which in memory_class(name).examples():
+    for which in MEMORIES.load(name).examples():
         with pytest.raises(DriftError, match=r"absolute positions.*`Windows.window` overlapping"):
             make(Case(name, which, "gpt2", "cached"))
 
 
 def test_an_unknown_memory_is_refused_by_name() -> None:
     with pytest.raises(DriftError, match="there is no memory 'wieghts'; give one of .*weights"):
-        memory_class("wieghts")
+        MEMORIES.load("wieghts")

@@ -15,7 +15,8 @@ from driftlm.homes.decoding import SharedCache, write
 from driftlm.homes.prompts import continued
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.source import BankSource
-from driftlm.memories.build import Living, memory_for
+from driftlm.memories.base import Memory
+from driftlm.memories.build import memory_for
 from driftlm.memories.composed import TINY, ComposedMemory
 from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.source import RetrievalSource
@@ -56,7 +57,7 @@ def shared(family: str) -> tuple[LanguageModel, dict[str, BankNetworks]]:
     return one, made
 
 
-def home(family: str, kind: str, documents: int = 2, seed: int = 0) -> Living:
+def home(family: str, kind: str, documents: int = 2, seed: int = 0) -> Memory:
     """A frozen memory that has read some documents."""
     one, networks = shared(family)
     weights = WeightMemory(one, Windows("overlapping", 32, 16), Learning("none"))
@@ -93,7 +94,7 @@ def sizes_of(asked: Sequence[Asked]) -> list[int]:
     return sizes
 
 
-def greedy(memory: Living, prompt: str, tokens: int) -> str:
+def greedy(memory: Memory, prompt: str, tokens: int) -> str:
     """Token by token, each by a pass over all of the text so far."""
     one = memory.language_model
     composed = isinstance(memory, ComposedMemory)

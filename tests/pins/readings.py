@@ -20,7 +20,7 @@ from driftlm import (
     load,
     read_stream,
 )
-from driftlm.memories.weights.mixture import Learner
+from driftlm.memories.base import Memory
 from driftlm.memories.weights.side_by_side import read_side_by_side
 from driftlm.memories.weights.statistics import gather
 from driftlm.streams.facts import facts
@@ -209,7 +209,7 @@ def mixtures() -> Rows:
 def rows_side_by_side() -> Rows:
     """Documents read side by side by every rule that rows have, with both cadences."""
 
-    def beside(memory: Learner, count: int, compares: bool = False) -> Row:
+    def beside(memory: Memory, count: int, compares: bool = False) -> Row:
         return through(memory, read_side_by_side(memory, TEXTS[:5], count, compares))
 
     for kind in KINDS:

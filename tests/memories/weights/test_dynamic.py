@@ -8,7 +8,8 @@ from torch.nn import Parameter
 
 from driftlm import DriftError, Learning, WeightMemory, Windows
 from driftlm.models.trainable import Trainable, choose
-from tests.memories.weights.by_hand import (
+from tests.support.build import language_model, reads_numbers, through_files
+from tests.support.by_hand import (
     NOT_A_NUMBER,
     RATE,
     RULES,
@@ -24,7 +25,6 @@ from tests.memories.weights.by_hand import (
     stepping,
     windows_of,
 )
-from tests.support.build import language_model, reads_numbers, through_files
 
 both_windows = pytest.mark.parametrize("window", ["overlapping", "cached"])
 

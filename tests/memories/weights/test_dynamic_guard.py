@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.memories.weights.by_hand import (
+from tests.support.by_hand import (
     NOT_A_NUMBER,
     RATE,
     RULES,
