@@ -1,64 +1,70 @@
 """The command line: the verb that the arguments name is run, and errors become a sentence and an exit code."""
 
+import ast
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import tyro
 
 import driftlm
-from driftlm.cli.ask import ask
-from driftlm.cli.bank import BANK_VERBS, bank
-from driftlm.cli.demo import demo
-from driftlm.cli.doctor import doctor
-from driftlm.cli.export import export
-from driftlm.cli.generate import generate
-from driftlm.cli.home import HOME_VERBS, home
 from driftlm.cli.output import in_flags, tell
-from driftlm.cli.read import read
-from driftlm.cli.report import report
-from driftlm.cli.serve import serve
-from driftlm.cli.snapshot import SNAPSHOT_VERBS, snapshot
-from driftlm.cli.statistics import statistics
-from driftlm.cli.study import CLAIMS, STUDY_VERBS, study
-from driftlm.cli.teach import teach
-from driftlm.cli.train import TRAIN_VERBS, train
-from driftlm.cli.tune import tune
 from driftlm.core.errors import DriftError
 
-VERBS: dict[str, Callable[..., int]] = {
-    "read": read,
-    "demo": demo,
-    "teach": teach,
-    "report": report,
-    "statistics": statistics,
-    "tune": tune,
-    "generate": generate,
-    "export": export,
-    "train": train,
-    "bank": bank,
-    "ask": ask,
-    "study": study,
-    "home": home,
-    "snapshot": snapshot,
-    "serve": serve,
-    "doctor": doctor,
-}
+
+class Loaded(Mapping[str, Any]):
+    """Names in modules of this package, each imported when it is asked for, so that a verb waits for no other."""
+
+    def __init__(self, **places: str) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = self.places[name].partition(":")
+        return getattr(import_module(f"driftlm.cli.{module}"), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+VERBS = Loaded(
+    read="read:read",
+    demo="demo:demo",
+    teach="teach:teach",
+    report="report:report",
+    statistics="statistics:statistics",
+    tune="tune:tune",
+    generate="generate:generate",
+    export="export:export",
+    train="train:train",
+    bank="bank:bank",
+    ask="ask:ask",
+    study="study:study",
+    home="home:home",
+    snapshot="snapshot:snapshot",
+    serve="serve:serve",
+    doctor="doctor:doctor",
+)
+GROUPS = Loaded(  # verbs of verbs
+    bank="bank:BANK_VERBS",
+    train="train:TRAIN_VERBS",
+    study="study:STUDY_VERBS",
+    home="home:HOME_VERBS",
+    snapshot="snapshot:SNAPSHOT_VERBS",
+)
 CONFIG = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.FlagCreatePairsOff,
     tyro.conf.SuppressFixed,  # a setting that is fixed is no flag
 )
-GROUPS = {  # verbs of verbs
-    "bank": BANK_VERBS,
-    "train": TRAIN_VERBS,
-    "study": STUDY_VERBS,
-    "home": HOME_VERBS,
-    "snapshot": SNAPSHOT_VERBS,
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def resumes(arguments: list[str]) -> bool:
     """Whether the verb that the arguments name can go on with what it was stopped in."""
+    from driftlm.cli.study import CLAIMS
+
     return arguments[:1] == ["read"] or arguments[:2] in [["study", name] for name in CLAIMS]
 
 
@@ -102,18 +110,41 @@ def called(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"driftlm {driftlm.__version__}")
         return 0
-    group = arguments[0] if arguments[:1] and arguments[0] in GROUPS else ""
     refuse_unknown(arguments[:1], VERBS, "driftlm")
-    refuse_unknown(arguments[1:2], GROUPS.get(group, ()), f"driftlm {group}")
-    if arguments == [group]:
-        return VERBS[group]()  # says which verbs there are
+    verb = arguments[0] if arguments[:1] and arguments[0] in VERBS else ""
+    if verb in GROUPS:
+        verbs = GROUPS[verb]
+        refuse_unknown(arguments[1:2], verbs, f"driftlm {verb}")
+        if arguments == [verb]:
+            return int(VERBS[verb]())  # says which verbs there are
+        return one_of(verbs, arguments[1:], f"driftlm {verb}")
+    if verb:
+        return int(tyro.cli(VERBS[verb], args=arguments[1:], prog=f"driftlm {verb}", config=CONFIG))
+    return one_of({name: in_outline(name) for name in VERBS}, arguments, "driftlm")
+
+
+def one_of(verbs: Mapping[str, Callable[..., int]], arguments: list[str], program: str) -> int:
+    """Run the one of some verbs that the arguments name, or show all."""
     return tyro.extras.subcommand_cli_from_dict(
-        GROUPS.get(group, VERBS),
-        args=arguments[1:] if group else arguments,
-        prog=f"driftlm {group}".rstrip(),
+        dict(verbs),
+        args=arguments,
+        prog=program,
         description="A language model that keeps learning from the stream it reads.",
         config=CONFIG,
     )
+
+
+def in_outline(verb: str) -> Callable[..., int]:
+    """Return a function with a verb's docstring, read off its source: enough to list it, and nothing is imported."""
+    module, _, name = VERBS.places[verb].partition(":")
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+
+    def outline() -> int:
+        return 0
+
+    outline.__doc__, outline.__name__ = ast.get_docstring(found), verb
+    return outline
 
 
 def refuse_unknown(first: list[str], verbs: Collection[str], program: str) -> None:

@@ -146,7 +146,8 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
 def refuse(asked: Asked) -> None:
     """Refuse what cannot be written, before sources are asked something long."""
     if not asked.memory.can_generate:
-        raise DriftError("a mixture of experts reads, but does not write; make a home with another update rule.")
+        kind = asked.memory.kind
+        raise DriftError(f"a {kind} reads, but does not write; make a home of another memory, or with another rule.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
 
 

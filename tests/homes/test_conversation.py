@@ -36,5 +36,5 @@ def test_what_makes_no_sense_is_refused() -> None:
         Talk(tokens=0)
     with pytest.raises(DriftError, match="`Talk.temperature` -1"):
         Talk(temperature=-1)
-    with pytest.raises(DriftError, match="a mixture of experts reads, but does not write"):
+    with pytest.raises(DriftError, match="a mixture reads, but does not write"):
         Conversation(memory_for(KINDS["mixture"], model(), None), Talk()).ask("where?")
