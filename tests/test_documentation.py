@@ -86,7 +86,8 @@ def test_the_rule_of_contributing_is_a_rule() -> None:
     exec(compile(block, "CONTRIBUTING.md", "exec"), names)
     parameter, gradient = torch.tensor([1.0, -1.0, 0.5]), torch.tensor([0.3, -2.0, 0.0])
     rule = names["SignSGD"](RuleSettings())  # type: ignore[operator]
-    rule.update([gradient], rule.init([parameter]), [parameter], 0.25)
+    rate = torch.tensor(0.25, dtype=torch.float64)
+    rule.update([gradient], rule.init([parameter], rate), [parameter], rate)
     assert parameter.tolist() == [0.75, -0.75, 0.5]
 
 

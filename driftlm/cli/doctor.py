@@ -9,7 +9,7 @@ from driftlm.storage.locks import refuse_without_locks
 
 EXTRAS = {
     "report": ("altair", "vl_convert"),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "data": ("datasets",),
     "dense": ("sentence_transformers",),
     "quantized": ("bitsandbytes",),

@@ -13,12 +13,13 @@ import torch
 from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import Answered, counted
 from driftlm.evaluation.settings import GREEDY, Asking
+from driftlm.memories.answering import answers
 from driftlm.memories.bank.modulations import Modulations
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.bank.source import BankSource, bank_of
 from driftlm.memories.base import Supply
-from driftlm.models.answers import answer_nats, generate
+from driftlm.models.answers import answer_nats
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import LONGEST_ANSWER, answer_ids, prompt_ids
 from driftlm.streams.documents import Document
@@ -165,7 +166,7 @@ def answered(
     began = time.perf_counter()
     for batch in batches(language_model, questions, supplying, asking, positions):
         modulated = batch.supply.modulated
-        said = generate(language_model, batch.prompts, modulated, LONGEST_ANSWER, asking.beams)
+        said = answers(language_model, batch.prompts, batch.supply, LONGEST_ANSWER, asking.beams)
         seconds = (time.perf_counter() - began) / len(said)
         nats, there, _ = answer_nats(language_model, batch.prompts, batch.golds, modulated)
         for row, question in enumerate(batch.questions):
@@ -175,7 +176,7 @@ def answered(
             prompt, cut = len(batch.prompts[row]), batch.cut[row]
             recalled = is_recalled(question.document, named, text, retrieved)
             first = is_recalled(question.document, named[:1], text) if retrieved > 1 else None
-            found.append(Answered(question, said[row], *cost, weight, seconds, cut, prompt, recalled, first))
+            found.append(Answered(question, said[row].text, *cost, weight, seconds, cut, prompt, recalled, first))
         began = time.perf_counter()
     if any(one.recalled is not None for one in found):  # then finding nothing is a miss
         first = False if retrieved > 1 else None

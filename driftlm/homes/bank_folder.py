@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from driftlm.core.errors import DriftError
+from driftlm.memories.answering import answers, prompts_of
 from driftlm.memories.bank.adapter import adapter_of
 from driftlm.memories.bank.asked import AskedBank
 from driftlm.memories.bank.modulations import Addition, Facts
 from driftlm.memories.bank.networks import BankNetworks, load_networks
 from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.bank.store import BankStore
-from driftlm.models.answers import answer_nats, generate
+from driftlm.memories.base import Supply
+from driftlm.models.answers import answer_nats
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 from driftlm.models.prompting import answer_ids, prompt_ids
@@ -178,14 +180,15 @@ def ask(
         bank, model = store.matrices(), made.language_model
         ready = AskedBank(made, bank, aggregation, several=len(questions) > 1) if bank.documents else None
         for question in questions:
-            prompt = [prompt_ids(model, question)]
+            modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
+            documents = largest(shares[0], bank.ids)
+            supply = Supply([""], modulated, [[(one["id"], one["weight"]) for one in documents]])
+            prompt = prompts_of(model, [question], supply)
             refuse_longer(
                 model, len(prompt[0]) + tokens + made.settings.vectors, f"a question of {len(prompt[0])} tokens"
             )
-            modulated, shares = ready.asked([question]) if ready else (None, torch.zeros(1, 0))
-            answer = generate(model, prompt, modulated, tokens, beams)[0]
+            answer = answers(model, prompt, supply, tokens, beams)[0].text
             nats, _, _ = answer_nats(model, prompt, [answer_ids(model, answer)], modulated)
-            documents = largest(shares[0], bank.ids)
             yield {"question": question, "answer": answer, "nats": nats.sum().item(), "documents": documents}
 
 

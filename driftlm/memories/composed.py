@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from driftlm.core.errors import DriftError
+from driftlm.memories.answering import answers, prompts_of
 from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.bank.settings import NetworksSettings
 from driftlm.memories.bank.source import BankSource
@@ -20,10 +21,9 @@ from driftlm.memories.base import Answer, Counts, Event, Example, Memory, Source
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN
 from driftlm.memories.weights.prior import StaticModel
-from driftlm.models.answers import generate
 from driftlm.models.loading import LanguageModel, refuse_long_context
 from driftlm.models.modulated import Before
-from driftlm.models.prompting import prompt_ids, tokens
+from driftlm.models.prompting import tokens
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
 
@@ -163,8 +163,8 @@ class ComposedMemory(Memory):
     def answer(self, question: str) -> Answer:
         """A greedy answer by the weights as they are, behind what the sources supply; the latter's first documents."""
         supply = self.supplied([question])
-        prompt = prompt_ids(self.language_model, question, supply.texts[0])
-        return Answer(generate(self.language_model, [prompt], supply.modulated)[0], tuple(supply.documents[0]))
+        (answer,) = answers(self.language_model, prompts_of(self.language_model, [question], supply), supply)
+        return answer
 
     # ---- what callers ask of it -------------------------------------------------------------------------------------
 

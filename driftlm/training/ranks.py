@@ -2,9 +2,9 @@
 
 Letters: N rows of all processes together.
 
-`accelerate launch` and `torchrun` start the processes and tell each its number by environment variables. What they send
-each other is sums alone, which torch has: a wrapper that averages the gradients of separate losses, as accelerate's,
-would not do, for the loss of one process's question has gradients in the documents of all others.
+`accelerate launch` and `torchrun` start the processes, and accelerate brings them together. What they send each other
+is sums alone, which torch has: a wrapper that averages the gradients of separate losses, as accelerate's, would not do,
+for the loss of one process's question has gradients in the documents of all others.
 """
 
 import atexit
@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 Row = TypeVar("Row")
 PATIENCE = timedelta(hours=2)  # while the first process answers held-out questions, the others wait
@@ -50,10 +51,13 @@ class Ranks:
         return list(rows[self.number :: self.count])
 
     def summed(self, value: Tensor) -> Tensor:
-        """Return the sum over all processes, in each of them."""
+        """Return the sum over all processes, in each of them.
+
+        The loss is the sum of theirs, so that an addend's gradient is the sum of theirs as well.
+        """
         if self.count == 1:
             return value
-        result: Tensor = Summed.apply(value)
+        result: Tensor = all_reduce(value)
         return result
 
     def gathered(self, rows: Tensor, places: Sequence[int], count: int) -> Tensor:
@@ -70,32 +74,12 @@ class Ranks:
                 dist.all_reduce(parameter.grad)
 
 
-class Summed(torch.autograd.Function):
-    """Sum over processes. The loss is the sum of theirs, so that an addend's gradient is the sum of theirs as well."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        """Sum values of one shape over all processes."""
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Sum the gradients: every process has its own part of the loss."""
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
 def joined(device: str) -> tuple[Ranks, str]:
     """Join the processes that this one was started with; with the device of this one, `cuda` being one each."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks(), device
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
-    atexit.register(dist.destroy_process_group)
-    return Ranks(dist.get_rank(), count), device
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not device.startswith("cuda"), timeout=PATIENCE)
+    atexit.register(state.destroy_process_group)
+    return Ranks(state.process_index, state.num_processes), str(state.device) if device == "cuda" else device

@@ -63,7 +63,7 @@ class SignSGD:
     def __init__(self, settings):
         self.scale = settings.own.scale
 
-    def init(self, parameters):
+    def init(self, parameters, rate):
         return {}
 
     def update(self, gradients, state, parameters, rate):

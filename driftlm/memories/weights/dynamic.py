@@ -91,8 +91,8 @@ class WeightMemory(Memory):
     def start_fresh(self) -> None:
         """Begin as if nothing had been read since the prior."""
         self.schedule = Schedule(self.learning, self.language_model.vocabulary, self.rule is not None)
-        self.rule_state = self.rule.init(self.values()) if self.rule is not None else {}
-        self.rate = self.learning.rate()
+        self.rate = torch.tensor(self.learning.rate(), dtype=torch.float64)
+        self.rule_state = self.rule.init(self.values(), self.rate) if self.rule is not None else {}
         self.last_good = LastGood()
         if self.salience is not None:
             self.salience.reset()
@@ -242,7 +242,7 @@ class WeightMemory(Memory):
         """Bring the last good state back, at half the rate."""
         if not self.schedule.unchanged:
             self.last_good.bring_back(self.numbers())
-        self.rate /= 2
+        self.rate.div_(2)
         self.cache = self.empty_cache()
         self.drop_gradients()
         self.counts.rollbacks += 1
@@ -275,7 +275,7 @@ class WeightMemory(Memory):
         if self.cache is not None:
             groups["cache"], values["origin"] = self.cache.tensors(), self.cache.origin
         if self.rule is not None:
-            groups["rule"], values["learning_rate"] = named(self.rule_state), self.rate
+            groups["rule"], values["learning_rate"] = named(self.rule_state), self.rate.item()
         if not self.schedule.unchanged:
             groups["guard"] = self.last_good.copies
         if self.salience is not None:
@@ -311,7 +311,7 @@ class WeightMemory(Memory):
         if self.cache is not None:
             self.cache = KeyValues.of(groups.get("cache", {}), values["origin"])
         if self.rule is not None:
-            self.rate = values["learning_rate"]
+            self.rate.fill_(values["learning_rate"])
             fill(self.rule_state, groups.get("rule", {}))
         if not self.schedule.unchanged:
             self.last_good.restore(groups.get("guard", {}), self.numbers())

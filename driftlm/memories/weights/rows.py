@@ -17,7 +17,7 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.base import Counts, Event
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.last_good import LastGood
-from driftlm.memories.weights.row_rules import row_rule
+from driftlm.memories.weights.rules import flat
 from driftlm.memories.weights.schedule import Schedule, Scored
 from driftlm.models.cache import KeyValues
 from driftlm.models.row_lora import RowLora
@@ -71,10 +71,20 @@ class WeightRows:
                 f"all "
                 f"tokens alike; give `Learning.salience` uniform, or `Stream.batch` 1."
             )
+        if memory.protection is not None:
+            raise DriftError(
+                f"`Learning.protect` was {memory.learning.protect}, which has no form for rows side by side; give "
+                f"none, or `Stream.batch` 1."
+            )
         self.memory, self.learning, self.windows = memory, memory.learning, memory.windows
         self.lora = RowLora(memory.trainable, rows)
         self.prior = self.lora.values[0].clone()
-        self.rule = row_rule(self.learning, self.lora.values)
+        if memory.rule is None or self.learning.rule == "rms":
+            raise DriftError(
+                f"`Learning.rule` was {self.learning.rule}, which has no form for rows side by side; give sgd or adam."
+            )
+        self.rule = memory.rule
+        self.state = self.rule.init([self.lora.values], torch.full((rows, 1), self.learning.rate()).double())
         self.waiting = torch.zeros_like(self.lora.values) if memory.schedule.accumulates else None
         self.last_good = LastGood()
         self.rows = [self.fresh() for _ in range(rows)]
@@ -83,7 +93,7 @@ class WeightRows:
 
     def numbers(self) -> dict[str, Tensor]:
         """By name all that a step changes, (R, ...) each."""
-        return {"values": self.lora.values} | self.rule.state
+        return {"good/0": self.lora.values} | {f"rule/{name}": one for name, one in flat(self.state).items()}
 
     def fresh(self) -> Row:
         """Return a row that has read nothing."""
@@ -168,11 +178,14 @@ class WeightRows:
         if kept:
             self.last_good.keep(self.numbers(), None if len(kept) == len(self.rows) else kept)
         rates = torch.tensor([[self.rows[n].rate] for n in rows], dtype=torch.float64, device=device)
-        state = {name: tensor[chosen] for name, tensor in self.rule.state.items()}
-        self.lora.values[chosen] -= self.rule.change(gradients, rates, state)
+        state = {name: [one[chosen] for one in several] for name, several in self.state.items()}
+        values = self.lora.values[chosen]
+        self.rule.update([gradients], state, [values], rates)
         if isinstance(chosen, list):  # else they were views
-            for name, tensor in self.rule.state.items():
-                tensor[chosen] = state[name]
+            self.lora.values[chosen] = values
+            for name, several in self.state.items():
+                for one, changed in zip(several, state[name], strict=True):
+                    one[chosen] = changed
         for n in rows:
             self.rows[n].counts.updates += 1
             self.drop_gradients(n)
@@ -197,7 +210,7 @@ class WeightRows:
     def reset(self, n: int) -> None:
         """A row back to the prior, as new."""
         self.lora.values[n] = self.prior
-        for tensor in self.rule.state.values():
+        for tensor in flat(self.state).values():
             tensor[n] = 0
         self.drop_gradients(n)
         self.rows[n] = self.fresh()
@@ -206,7 +219,7 @@ class WeightRows:
         """Go on with some of the rows alone."""
         chosen = list(rows)
         self.lora.hold(self.lora.values[chosen])
-        self.rule.state = {name: tensor[chosen] for name, tensor in self.rule.state.items()}
+        self.state = {name: [one[chosen] for one in several] for name, several in self.state.items()}
         self.last_good.select(chosen)
         self.waiting = None if self.waiting is None else self.waiting[chosen]
         self.rows = [self.rows[n] for n in chosen]

@@ -47,17 +47,33 @@ class RuleSettings:
 
 
 class Rule(Protocol):
-    """How gradients change parameters."""
+    """How gradients change parameters.
+
+    Several learners side by side have one tensor with a leading row axis for each parameter, (R, ...), and a rate each.
+    """
 
     def __init__(self, settings: RuleSettings) -> None: ...
 
-    def init(self, parameters: Tensors) -> RuleState:
+    def init(self, parameters: Tensors, rate: Tensor) -> RuleState:
         """Return the state before the first step: everything besides the parameters that the next one depends on."""
         ...
 
-    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
-        """Take one step, written into `parameters` and `state`; `gradients` may be overwritten."""
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
+        """Take one step, written into `parameters` and `state`; `gradients` may be overwritten.
+
+        Args:
+            gradients: one a parameter.
+            state: what `init` gave, or an earlier step left.
+            parameters: tensors without a graph.
+            rate: η, () float64, or (R, 1) where rows learn side by side. Nothing else tells these apart, and no step is
+                taken on the host, so that it can be compiled or captured as a graph.
+        """
         ...
+
+
+def like(numbers: Tensor, other: Tensor) -> Tensor:
+    """Return numbers of rows, (R, 1), in the type of another tensor; one number alone leaves that type as it is."""
+    return numbers.to(other.dtype) if numbers.ndim else numbers
 
 
 class SGD:
@@ -66,23 +82,22 @@ class SGD:
     def __init__(self, settings: RuleSettings) -> None:
         self.momentum = settings.momentum
 
-    def init(self, parameters: Tensors) -> RuleState:
+    def init(self, parameters: Tensors, rate: Tensor) -> RuleState:
         return {"velocity": [torch.zeros_like(one) for one in parameters]} if self.momentum else {}
 
-    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
         if self.momentum:
-            velocity = state["velocity"]
-            torch._foreach_mul_(velocity, self.momentum)
-            torch._foreach_add_(velocity, gradients)
-            gradients = velocity
-        torch._foreach_add_(parameters, gradients, alpha=-rate)
+            torch._foreach_mul_(state["velocity"], self.momentum)
+            torch._foreach_add_(state["velocity"], gradients)
+            gradients = state["velocity"]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.addcmul_(gradient, like(rate, gradient), value=-1)
 
 
 class Adam:
     """Step as torch.optim.Adam with its default betas (0.9, 0.999) and ε (1e-8), no weight decay.
 
     Source: Kingma & Ba 2015, algorithm 1:
-
     m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  θ ← θ − η / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
     """
 
@@ -91,24 +106,23 @@ class Adam:
     def __init__(self, settings: RuleSettings) -> None:
         pass
 
-    def init(self, parameters: Tensors) -> RuleState:
+    def init(self, parameters: Tensors, rate: Tensor) -> RuleState:
         return {
-            "step": [torch.tensor(0.0) for _ in parameters],
+            "step": [torch.zeros_like(rate, dtype=torch.float32) for _ in parameters],
             "exp_avg": [torch.zeros_like(one) for one in parameters],
             "exp_avg_sq": [torch.zeros_like(one) for one in parameters],
         }
 
-    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
         means, squares, (one, two) = state["exp_avg"], state["exp_avg_sq"], self.BETAS
         torch._foreach_add_(state["step"], 1)
         torch._foreach_lerp_(means, gradients, 1 - one)
         torch._foreach_mul_(squares, two)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - two)
-        steps = [count.item() for count in state["step"]]
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, [(1 - two**count) ** 0.5 for count in steps])
-        torch._foreach_add_(roots, self.EPSILON)
-        torch._foreach_addcdiv_(parameters, means, roots, [-rate / (1 - one**count) for count in steps])
+        for parameter, mean, square, step in zip(parameters, means, squares, state["step"], strict=True):
+            count = step.double()
+            root = square.sqrt().div_(like((1 - two**count).sqrt(), square)).add_(self.EPSILON)
+            parameter.addcdiv_(mean, root.div_(like(rate / (1 - one**count), root)), value=-1)
 
 
 class RMS:
@@ -138,14 +152,14 @@ class RMS:
         self.pulls = [(settings.decay * rms / settings.normalizer).clamp(max=1.0) for rms in settings.rms]
         self.decays = settings.decay > 0
 
-    def init(self, parameters: Tensors) -> RuleState:
+    def init(self, parameters: Tensors, rate: Tensor) -> RuleState:
         return {}
 
-    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: float) -> None:
+    def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
         distances = torch._foreach_sub(self.prior, parameters) if self.decays else None
         torch._foreach_mul_(gradients, self.scales)
-        torch._foreach_mul_(gradients, -rate)
-        torch._foreach_add_(parameters, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.addcmul_(gradient, like(rate, gradient), value=-1)
         if distances is not None:
             torch._foreach_addcmul_(parameters, self.pulls, distances)
 

@@ -171,7 +171,7 @@ def test_the_state_that_scored_the_last_good_window_comes_back(tmp_path: Path, w
     good = [parameter.detach().clone() for parameter in memory.parameters]
     good_rule = {key: value.clone() for key, value in flat(memory.rule_state).items()}
     assert memory.score(windows[3]).mean() < math.log(VOCABULARY) + 1
-    memory.rate = 500.0  # the step after window 3 is the one that goes wrong
+    memory.rate.fill_(500.0)  # the step after window 3 is the one that goes wrong
     memory.learn(windows[3])
     for one in windows[4:6]:
         assert memory.counts.rollbacks == 0

@@ -55,7 +55,7 @@ def test_every_cadence_and_reset(cadence: str, reset: str) -> None:
 def test_one_that_diverges_leaves_the_others_bit_equal() -> None:
     ours, sound = mixture("llama", "overlapping", True), mixture("llama", "overlapping", True)
     tame = sound.active[2]
-    tame.rate = 0.0
+    tame.rate.zero_()
     read(ours, DOCUMENTS)
     read(sound, DOCUMENTS)
     for n in (0, 1, 3):

@@ -56,8 +56,8 @@ class Stepping:
     """A rule with the parameters and the state that it changes."""
 
     def __init__(self, rule: Rule, values: list[Parameter], rate: float = 0.02) -> None:
-        self.rule, self.values, self.rate = rule, values, rate
-        self.state = rule.init(copies(values))
+        self.rule, self.values, self.rate = rule, values, torch.tensor(rate, dtype=torch.float64)
+        self.state = rule.init(copies(values), self.rate)
 
     def step(self) -> None:
         storage = [value.data for value in self.values]
@@ -89,7 +89,8 @@ def test_sgd_and_adam_are_those_of_torch(name: str, optimizer: Callable[[Any], t
     rule, theirs_rule = Stepping(MAKERS[name](ours), ours), optimizer(theirs)
     for step in range(12):
         if step == 8:  # the guard lowers the rate between steps
-            rule.rate = theirs_rule.param_groups[0]["lr"] = 0.005
+            theirs_rule.param_groups[0]["lr"] = 0.005
+            rule.rate.fill_(0.005)
         backward(ours)
         backward(theirs)
         rule.step()
@@ -194,6 +195,47 @@ def test_a_state_of_another_rule_is_refused(name: str) -> None:
     with pytest.raises(DriftError, match="holds other statistics than the update rule keeps"):
         fill(other.state, named(rule.state))
     assert named(other.state) == {}
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_every_row_steps_as_torchs_own_optimizer(name: str) -> None:
+    count, numbers = 4, 7
+    rule, values = MAKERS[name](parameters()), torch.randn(count, numbers)
+    rates = torch.tensor([[1e-3], [1e-1], [0.03], [0.0]], dtype=torch.float64)
+    state = rule.init([values], rates)
+    alone = [Parameter(row.clone()) for row in values]
+    optimizers = [
+        torch.optim.Adam([one], lr=float(rate))
+        if name == "adam"
+        else torch.optim.SGD([one], lr=float(rate), momentum=0.9 if name == "momentum" else 0.0)
+        for one, rate in zip(alone, rates, strict=True)
+    ]
+    for turn in range(12):
+        stepping = [row for row in range(count) if turn % (row + 1) == 0]  # counts of steps differ
+        gradients, some = torch.randn(count, numbers), values[stepping]
+        theirs = {key: [one[stepping] for one in several] for key, several in state.items()}
+        rule.update([gradients[stepping]], theirs, [some], rates[stepping])
+        values[stepping] = some
+        for key, several in state.items():
+            several[0][stepping] = theirs[key][0]
+        for row in stepping:
+            alone[row].grad = gradients[row].clone()
+            optimizers[row].step()
+        torch.testing.assert_close(values, torch.stack([one.data for one in alone]), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_step_compiles_without_a_break(name: str) -> None:
+    values, again = parameters(), parameters()
+    rule = MAKERS[name](values)
+    eager, whole = (Stepping(rule, one) for one in (values, again))
+    compiled = torch.compile(rule.update, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        backward(values)
+        backward(again)
+        eager.step()
+        compiled(gradients_of(again), whole.state, [one.data for one in again], whole.rate)
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(values, again, strict=True))
 
 
 def test_rules_are_found_by_name() -> None:
