@@ -54,7 +54,7 @@ def read(
         idle: seconds without a document after which --follow ends.
         json: one JSON object a document on stdout.
     """
-    from driftlm.homes.arriving import read_into
+    from driftlm.homes.ingest import read_into
 
     for entry in read_into(home, files, stdin=stdin, follow=follow, idle=idle, tell=tell):
         show_entry(entry, json)

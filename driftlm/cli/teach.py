@@ -13,7 +13,7 @@ def teach(bank: str, seed: int = 0, threads: int = 0) -> int:
         seed: of what is invented.
         threads: CPU threads; 0 leaves torch's choice.
     """
-    from driftlm.homes.lesson import lesson
+    from driftlm.homes.teach import lesson
 
     taught, answers = lesson(Path(bank), seed, Machine(threads=threads))
     print(f"taught {taught.documents} documents from {taught.text}")

@@ -9,7 +9,7 @@ from driftlm.homes.prompts import PLAIN
 from driftlm.serving.access import Tokens
 from driftlm.serving.engine import Busy, Engine, Stopping, Unusable
 from driftlm.serving.middleware import Application, Middleware, failure
-from driftlm.serving.requests import Gone, Missing, PartlyRead, Served
+from driftlm.serving.requests import Gone, Missing, PartlyRead, Requests
 from driftlm.serving.settings import Limits
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -40,7 +40,7 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
     from driftlm.serving.page_routes import page_routes
     from driftlm.serving.schemas import Refusal
 
-    served = Served(engine, limits)
+    requests = Requests(engine, limits)
     refusals: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": Refusal, "description": "Refused, with a sentence that says what to do."},
         "5XX": {"model": Refusal, "description": "Failed, or about to stop."},
@@ -116,14 +116,14 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
             "driftlm_jobs_waiting": engine.waiting(),
             "driftlm_tenants_in_memory": len(engine.tenants.in_memory()),
         }
-        return PlainTextResponse(served.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(requests.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
     def model() -> dict[str, Any]:
-        chat = "template" if served.language_model.tokenizer.chat_template else PLAIN
+        chat = "template" if requests.language_model.tokenizer.chat_template else PLAIN
         return {
-            "id": served.name,
+            "id": requests.name,
             "object": "model",
-            "created": served.created,
+            "created": requests.created,
             "owned_by": "driftlm",
             "chat": chat,
             "max_tokens": limits.max_tokens,
@@ -135,11 +135,11 @@ def application(engine: Engine, limits: Limits = Limits(), tokens: Tokens | None
 
     @app.get("/v1/models/{name}")
     async def one_model(name: str) -> Response:
-        if name != served.name:
-            raise Missing(f"there is no model {name!r}; this server has {served.name!r}.")
+        if name != requests.name:
+            raise Missing(f"there is no model {name!r}; this server has {requests.name!r}.")
         return JSONResponse(model())
 
-    app.include_router(completion_routes(served))
-    app.include_router(memory_routes(served))
+    app.include_router(completion_routes(requests))
+    app.include_router(memory_routes(requests))
     app.include_router(page_routes())
-    return Middleware(app, limits, tokens, served.metrics)
+    return Middleware(app, limits, tokens, requests.metrics)

@@ -9,7 +9,7 @@ from driftlm.homes.prompts import Prompt, Role, continued, tokenized
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import tokens
 from driftlm.serving.replies import CHAT, COMPLETION, Form, Reply
-from driftlm.serving.requests import Missing, Served
+from driftlm.serving.requests import Missing, Requests
 from driftlm.serving.streaming import Spoken
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def sampling_of(served: Served, asked: "Generation", tokens: int | None, alternatives: int | None) -> Sampling:
+def sampling_of(requests: Requests, asked: "Generation", tokens: int | None, alternatives: int | None) -> Sampling:
     """Return how a request wants its tokens chosen.
 
     Raises:
         DriftError: when it asks for another model, or for more tokens than the server writes.
     """
-    if asked.model != served.name:
-        raise Missing(f"there is no model {asked.model!r}; this server has {served.name!r}.")
-    if tokens is not None and tokens > served.limits.max_tokens:
-        raise DriftError(f"{tokens} tokens were asked for, and {served.limits.max_tokens} are written at most.")
+    if asked.model != requests.name:
+        raise Missing(f"there is no model {asked.model!r}; this server has {requests.name!r}.")
+    if tokens is not None and tokens > requests.limits.max_tokens:
+        raise DriftError(f"{tokens} tokens were asked for, and {requests.limits.max_tokens} are written at most.")
     temperature = 1.0 if asked.temperature is None else asked.temperature
     top_p = 1.0 if asked.top_p is None else asked.top_p
     return Sampling(tokens, temperature, top_p, asked.seed, asked.stops, alternatives)
@@ -43,7 +43,7 @@ def prompt_of(language_model: LanguageModel, asked: "CompletionRequest") -> Prom
     return tokenized(language_model, ids)
 
 
-def completion_routes(served: Served) -> Any:
+def completion_routes(requests: Requests) -> Any:
     """Return the router of completions."""
     from fastapi import APIRouter, Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -53,8 +53,8 @@ def completion_routes(served: Served) -> Any:
     router = APIRouter(prefix="/v1")
 
     async def respond(request: Request, asked: Any, form: Form, prompt: Prompt, sampling: Sampling) -> Response:
-        spoken = Spoken(served, request, prompt, sampling)
-        reply = Reply(form, served.name, sampling.alternatives is not None)
+        spoken = Spoken(requests, request, prompt, sampling)
+        reply = Reply(form, requests.name, sampling.alternatives is not None)
         if not asked.stream:
             completion = await spoken.completion()
             return JSONResponse(reply.whole(completion))
@@ -66,8 +66,8 @@ def completion_routes(served: Served) -> Any:
 
     @router.post("/completions", responses=STREAMED)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
-        sampling = replace(sampling_of(served, asked, asked.max_tokens, asked.logprobs), echo=bool(asked.echo))
-        return await respond(request, asked, COMPLETION, prompt_of(served.language_model, asked), sampling)
+        sampling = replace(sampling_of(requests, asked, asked.max_tokens, asked.logprobs), echo=bool(asked.echo))
+        return await respond(request, asked, COMPLETION, prompt_of(requests.language_model, asked), sampling)
 
     @router.post("/chat/completions", responses=STREAMED)
     async def chat(request: Request, asked: ChatRequest) -> Response:
@@ -76,7 +76,7 @@ def completion_routes(served: Served) -> Any:
         turns: list[tuple[Role, str]] = [
             ("system" if one.role == "developer" else one.role, one.text) for one in asked.messages
         ]
-        prompt, sampling = turn(served.language_model, turns, sampling_of(served, asked, tokens, alternatives))
+        prompt, sampling = turn(requests.language_model, turns, sampling_of(requests, asked, tokens, alternatives))
         return await respond(request, asked, CHAT, prompt, sampling)
 
     return router

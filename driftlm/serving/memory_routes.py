@@ -11,7 +11,7 @@ from driftlm.homes import deletion
 from driftlm.homes.home import Home
 from driftlm.homes.journal import Entry, facts_of
 from driftlm.homes.snapshots import described
-from driftlm.serving.requests import Missing, PartlyRead, Served
+from driftlm.serving.requests import Missing, PartlyRead, Requests
 from driftlm.streams.documents import Document
 from driftlm.streams.timestamps import UNDERSTOOD, timestamp_of
 
@@ -100,7 +100,7 @@ def restored(home: Home, snapshot: str, before: str, as_of: str, cost: bool) -> 
     return facts | {"left": left, "kept_by": kept, "cost": asdict(price)}
 
 
-def memory_routes(served: Served) -> Any:
+def memory_routes(requests: Requests) -> Any:
     """Return the router of the memory."""
     from fastapi import APIRouter, Query, Request
     from fastapi.responses import JSONResponse, Response
@@ -111,7 +111,7 @@ def memory_routes(served: Served) -> Any:
 
     def left(asked: ForgetRequest | ExpireRequest | RestoreRequest) -> Callable[[str], None]:
         """Return what notes a change; who only asks for the cost changes nothing."""
-        return (lambda tenant: None) if asked.cost else served.progress.left
+        return (lambda tenant: None) if asked.cost else requests.progress.left
 
     async def noted(request: Request, work: Callable[[Home], Any], note: Callable[[str], None]) -> Response:
         """Return what work gives; who follows the tenant is told before it is answered."""
@@ -122,7 +122,7 @@ def memory_routes(served: Served) -> Any:
             finally:
                 note(request.state.tenant)
 
-        return JSONResponse(await served.done(request, done))
+        return JSONResponse(await requests.done(request, done))
 
     @router.post("/read")
     async def read_documents(request: Request, asked: ReadRequest) -> Response:
@@ -132,17 +132,17 @@ def memory_routes(served: Served) -> Any:
             documents = [Document(one.id, one.text, one.time) for one in asked.documents or ()]
 
         def work(home: Home) -> list[dict[str, Any]]:
-            entries = read(home, documents, partial(served.progress.read, request.state.tenant))
-            served.metrics.add("driftlm_documents_read_total", len(entries))
-            served.metrics.add("driftlm_tokens_read_total", sum(one["tokens"] for one in entries))
+            entries = read(home, documents, partial(requests.progress.read, request.state.tenant))
+            requests.metrics.add("driftlm_documents_read_total", len(entries))
+            requests.metrics.add("driftlm_tokens_read_total", sum(one["tokens"] for one in entries))
             return entries
 
-        return JSONResponse({"object": "list", "data": await served.done(request, work)})
+        return JSONResponse({"object": "list", "data": await requests.done(request, work)})
 
     @router.get("/reading")
     async def reading(request: Request) -> Response:
         tenant = request.state.tenant
-        return JSONResponse({"object": "reading", "tenant": tenant} | served.progress.of(tenant))
+        return JSONResponse({"object": "reading", "tenant": tenant} | requests.progress.of(tenant))
 
     @router.get("/memory")
     async def list_memory(
@@ -151,7 +151,7 @@ def memory_routes(served: Served) -> Any:
         limit: int = Query(100, ge=1, le=MOST_LISTED),
         order: Literal["asc", "desc"] = "asc",
     ) -> Response:
-        return JSONResponse(await served.done(request, lambda home: listed(home, after, limit, order)))
+        return JSONResponse(await requests.done(request, lambda home: listed(home, after, limit, order)))
 
     @router.post("/memory/forget")
     async def forget_several(request: Request, asked: ForgetRequest) -> Response:
@@ -163,23 +163,23 @@ def memory_routes(served: Served) -> Any:
 
     @router.get("/memory/{id:path}")
     async def get_memory(request: Request, id: str) -> Response:
-        return JSONResponse(await served.done(request, lambda home: found(home, id)))
+        return JSONResponse(await requests.done(request, lambda home: found(home, id)))
 
     @router.delete("/memory/{id:path}")
     async def forget_one(request: Request, id: str, purge: bool = False) -> Response:
-        return await noted(request, lambda home: forgotten(home, [id], purge, cost=False), served.progress.left)
+        return await noted(request, lambda home: forgotten(home, [id], purge, cost=False), requests.progress.left)
 
     @router.get("/snapshots")
     async def list_snapshots(request: Request) -> Response:
-        return JSONResponse(await served.done(request, snapshots))
+        return JSONResponse(await requests.done(request, snapshots))
 
     @router.post("/snapshots")
     async def make_snapshot(request: Request, asked: SnapshotRequest) -> Response:
-        return await noted(request, lambda home: described(home.snapshot(asked.name)), served.progress.changed)
+        return await noted(request, lambda home: described(home.snapshot(asked.name)), requests.progress.changed)
 
     @router.delete("/snapshots/{name}")
     async def remove_snapshot(request: Request, name: str) -> Response:
-        return await noted(request, lambda home: removed(home, name), served.progress.changed)
+        return await noted(request, lambda home: removed(home, name), requests.progress.changed)
 
     @router.post("/snapshots/restore")
     async def restore(request: Request, asked: RestoreRequest) -> Response:

@@ -36,7 +36,7 @@ class PartlyRead(DriftError):
 
 
 @dataclass(frozen=True)
-class Served:
+class Requests:
     """What the routes share.
 
     Attributes:

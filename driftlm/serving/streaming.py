@@ -9,7 +9,7 @@ from typing import Any
 from driftlm.homes.completing import Asked, Completion, Piece, Sampling
 from driftlm.homes.home import Home
 from driftlm.homes.prompts import Prompt
-from driftlm.serving.requests import Served, unless_gone
+from driftlm.serving.requests import Requests, unless_gone
 
 
 class Spoken:
@@ -20,7 +20,7 @@ class Spoken:
         pieces: of its text, as they come, and None behind the last.
     """
 
-    def __init__(self, served: Served, request: Any, prompt: Prompt, sampling: Sampling) -> None:
+    def __init__(self, requests: Requests, request: Any, prompt: Prompt, sampling: Sampling) -> None:
         self.request = request
         self.pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         loop, gone = asyncio.get_running_loop(), threading.Event()
@@ -30,15 +30,15 @@ class Spoken:
                 loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
         def work(home: Home) -> Asked:
-            return Asked(home.memory, prompt, sampling, served.limits.max_tokens, put, gone.is_set)
+            return Asked(home.memory, prompt, sampling, requests.limits.max_tokens, put, gone.is_set)
 
         def ended(result: Future[Completion]) -> None:
             if not result.cancelled() and result.exception() is None:
-                served.metrics.add("driftlm_prompt_tokens_total", result.result().prompt_tokens)
-                served.metrics.add("driftlm_completion_tokens_total", result.result().completion_tokens)
+                requests.metrics.add("driftlm_prompt_tokens_total", result.result().prompt_tokens)
+                requests.metrics.add("driftlm_completion_tokens_total", result.result().completion_tokens)
             put(None)
 
-        self.job = served.submit(request, work, gone, asks=True)
+        self.job = requests.submit(request, work, gone, asks=True)
         self.job.result.add_done_callback(ended)
 
     async def completion(self) -> Completion:
