@@ -25,7 +25,7 @@ class Registry:
         own: name -> `module:Name`, the entries of this package.
 
     Example:
-        >>> registry = Registry("`Kitchen.knife`", "driftlm.knives", {"path": "pathlib:Path"})
+        >>> registry = Registry("`Learning.rule`", "driftlm.rules of nobody", {"path": "pathlib:Path"})
         >>> registry.names, registry.load("path").__name__
         (('path',), 'Path')
     """
@@ -105,8 +105,10 @@ def flag_of(name: str, one: "Field[Any]") -> str:
     return f"{name.replace('-', '_')}_{one.name}"
 
 
-def options_of(title: str, *registries: Registry) -> Any:
+def options_of(title: str, module: str, *registries: Registry) -> Any:
     """Return a frozen dataclass of the settings that other packages' entries bring, a field for each of theirs.
+
+    It is to stand in `module` under its title, where pickle finds it.
 
     A field of the entry `unigram` called `discount` is `unigram_discount`, with the default and the words of its own.
     """
@@ -120,7 +122,8 @@ def options_of(title: str, *registries: Registry) -> Any:
                         warn(f"the setting {one.name!r} of the entry {name!r} of {registry.group} has no default")
                         continue
                     made.append((flag_of(name, one), described(hints[one.name], words.get(one.name, "")), one.default))
-    return make_dataclass(title, made, frozen=True, namespace={"__doc__": "Settings of other packages' entries."})
+    about = {"__doc__": "Settings of other packages' entries.", "__module__": module}
+    return make_dataclass(title, made, frozen=True, namespace=about)
 
 
 def words_of(entry: Any) -> dict[str, str]:

@@ -98,7 +98,7 @@ class Home:
     ) -> None:
         self.folder, self.facts, self.lock, self.every = folder, facts, lock, checkpoint
         self.settings = settings_of(facts)
-        shared = shared_by(self.settings, language_model) if shared is None else shared
+        shared = shared_by(self.settings, language_model, shared)
         refuse_other_model(folder, facts["model"], language_model)
         self.journal = Journal.open(folder / "journal.sqlite")
         try:
@@ -149,7 +149,7 @@ class Home:
             raise DriftError(f"{folder} exists and is not empty; give a new folder for the home.")
         place = str(Path(settings.networks).resolve()) if settings.networks else ""
         settings = replace(settings, learning=settings.learning.settled(), networks=place)
-        shared = shared_by(settings, language_model) if shared is None else shared
+        shared = shared_by(settings, language_model, shared)
         memory_for(settings, language_model, shared)  # what cannot work is refused before there is a folder
         folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder)

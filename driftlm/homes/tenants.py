@@ -71,7 +71,7 @@ class Tenants:
             raise DriftError(f"{most_in_memory} tenants were to stay in memory; give at least 1.")
         self.folder, self.language_model, self.settings = Path(folder), language_model, settings
         self.most_in_memory, self.machine = most_in_memory, machine
-        self.shared = shared_by(settings, language_model) if shared is None else shared
+        self.shared = shared_by(settings, language_model, shared)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = locked(self.folder, HOMES)
         self.map = Lock()

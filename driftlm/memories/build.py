@@ -13,11 +13,22 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.trainable import Trainable
 
 
-def shared_by(settings: MemorySettings, language_model: LanguageModel) -> dict[str, Any]:
-    """Load what several memories of these settings around one model can share, by name of the source."""
-    names = [*settings.sources, *({settings.memory} & {*SOURCES.names})]
-    own = {name: SOURCES.settings(name, settings.options) for name in names}
-    return {name: SOURCES.load(name).shared(language_model, settings, own[name]) for name in names}
+def shared_by(
+    settings: MemorySettings, language_model: LanguageModel, there: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what several memories of these settings around one model can share, by name of the source.
+
+    Args:
+        settings: what they are made of.
+        language_model: the model.
+        there: what was loaded for others of them before.
+    """
+    shared = dict(there or {})
+    for name in (*settings.sources, *({settings.memory} & {*SOURCES.names})):
+        if name not in shared:
+            own = SOURCES.settings(name, settings.options)
+            shared[name] = SOURCES.load(name).shared(language_model, settings, own)
+    return shared
 
 
 def memory_for(
@@ -40,7 +51,7 @@ def memory_for(
     Raises:
         DriftError: for settings that do not go together, or do not fit the model.
     """
-    shared = shared_by(settings, language_model) if shared is None else shared
+    shared = shared_by(settings, language_model, shared)
     if settings.memory != "weights":
         own = MEMORIES.settings(settings.memory, settings.options)
         memory: Memory = MEMORIES.load(settings.memory).build(language_model, settings, own, shared)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     MemoryOptions = Any
 else:
     MemoryName, SourceName = MEMORIES.choice(), SOURCES.choice()
-    MemoryOptions = options_of("MemoryOptions", MEMORIES, SOURCES, ENCODERS)
+    MemoryOptions = options_of("MemoryOptions", __name__, MEMORIES, SOURCES, ENCODERS)
 STATES = "states"  # the encoder that takes the language model's own states
 
 

@@ -2,10 +2,6 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-
-disable_created_metrics()  # when a counter began says nothing here
-
 BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # seconds
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # what it counts, and its labels
     "driftlm_requests_total": (
@@ -39,6 +35,9 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+        disable_created_metrics()  # when a counter began says nothing here
         self.registry = CollectorRegistry()
         self.counters = {
             name: Counter(name, words, labels, registry=self.registry) for name, (words, labels) in COUNTERS.items()
@@ -60,6 +59,8 @@ class Metrics:
 
     def text(self, gauges: Mapping[str, float]) -> str:
         """Return all metrics in the text format of Prometheus, with the values that gauges have now."""
+        from prometheus_client import generate_latest
+
         for name, value in gauges.items():
             self.gauges[name].set(value)
         return generate_latest(self.registry).decode()

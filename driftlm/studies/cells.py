@@ -10,6 +10,8 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
 from driftlm.streams.windows import Windows
 
+LATER: dict[str, Any] = {"protect": "none", "options": {}}  # settings that the keys of earlier rows do not hold
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -88,6 +90,9 @@ class Cell:
             fingerprint: of the model, in whose place its folder does not count.
         """
         held: dict[str, Any] = asdict(self) | {"model": fingerprint}
+        for name, default in LATER.items():
+            if held["learning"][name] == default:
+                del held["learning"][name]
         digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode())
         for one in self.texts:
             digest.update(hash_of(data / one).encode())

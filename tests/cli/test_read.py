@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from driftlm.core.errors import DriftError
+from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
 from driftlm.models.machine import Machine
 from driftlm.runs.settings import Stream
@@ -43,18 +44,21 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
         "--run RUN --from OTHER --save SAVED --dtype bfloat16 --device cpu --threads 1 --seed 7 --json --rank 4 "
         "--target-modules attention --freeze-embeddings --momentum 0.5 --decay 0.01 --epsilon 1e-3 --statistics FILE "
         "--bos <s> --online --batch 4 --stdin jsonl --piece 2000 --checkpoint 5 --no-live --no-report --salience spans "
-        "--tagger spacy --bits 8"
+        "--tagger spacy --bits 8 --sources bm25 bank --networks NETWORKS --retrieved 3 --budget 99 --memory weights"
     )
     assert parsed(capsys, monkeypatch, *line.split()) == (
-        Windows("cached", 256, 128),
-        Learning(
-            learn="lora", layers="2-5", rank=4, target_modules="attention", freeze_embeddings=True, rule="adam",
-            learning_rate=0.05, momentum=0.5, decay=0.01, epsilon=1e-3, statistics="FILE", every=2,
-            cadence="accumulate", reset="document", guard="off", salience="spans", tagger="spacy", seed=7,
+        MemorySettings(
+            Windows("cached", 256, 128),
+            Learning(
+                learn="lora", layers="2-5", rank=4, target_modules="attention", freeze_embeddings=True, rule="adam",
+                learning_rate=0.05, momentum=0.5, decay=0.01, epsilon=1e-3, statistics="FILE", every=2,
+                cadence="accumulate", reset="document", guard="off", salience="spans", tagger="spacy", seed=7,
+            ),
+            ("bm25", "bank"), "NETWORKS", 3, 99, "none", "weights",
         ),
         Machine("DIR", "bfloat16", "cpu", 1, "<s>", True, 8),
         Stream(
-            ("a.txt", "b.txt"), 20000, 4, "none", "RUN", "", "OTHER", "SAVED", "jsonl", False, None, 2000, 5.0,
+            ("a.txt", "b.txt"), 20000, 4, "RUN", "", "OTHER", "SAVED", "jsonl", False, None, 2000, 5.0,
             True, False, False,
         ),
     )  # fmt: skip
@@ -62,7 +66,7 @@ def test_every_flag_reaches_its_setting(capsys: Capture, monkeypatch: pytest.Mon
     assert stream == Stream(("feed/",), follow=True, idle=2.5)
 
 
-@pytest.mark.parametrize("flag", ["window", "learn", "rule", "cadence", "reset", "compare", "guard", "dtype"])
+@pytest.mark.parametrize("flag", ["window", "learn", "rule", "cadence", "reset", "compare", "guard", "memory", "dtype"])
 def test_every_choice_is_taken(flag: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = {
         "window": "overlapping cached",
@@ -72,10 +76,12 @@ def test_every_choice_is_taken(flag: str, capsys: Capture, monkeypatch: pytest.M
         "reset": "never document",
         "compare": "static none",
         "guard": "on off",
+        "memory": "weights mixture bank bm25 dense",
         "dtype": "float32 bfloat16",
     }[flag].split()
     for choice in choices:
-        settings = parsed(capsys, monkeypatch, "a.txt", f"--{flag}", choice)
+        memory, *others = parsed(capsys, monkeypatch, "a.txt", f"--{flag}", choice)
+        settings = [memory, memory.windows, memory.learning, *others]
         assert [getattr(one, flag) for one in settings if hasattr(one, flag)] == [choice]
 
 

@@ -281,5 +281,5 @@ def test_cached_windows_are_refused_where_positions_are_absolute(make: Make, nam
 
 
 def test_an_unknown_memory_is_refused_by_name() -> None:
-    with pytest.raises(DriftError, match="there is no memory 'wieghts'; give one of .*weights"):
+    with pytest.raises(DriftError, match="`MemorySettings.memory` was 'wieghts'; give one of .*weights"):
         MEMORIES.load("wieghts")

@@ -47,7 +47,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(one: Registry) -> None:
 def test_settings_of_another_package_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
     knife = knives(monkeypatch, very_dull=f"{__name__}:Dull")
     assert knife.names == ("path", "very-dull") and knife.load("very-dull").__name__ == "PurePath"
-    options = options_of("Options", knife)
+    options = options_of("Options", __name__, knife)
     assert options().very_dull_angle == 20
     assert knife.settings("very-dull", options(very_dull_angle=35)) == Dull(35)
     assert knife.settings("path", options()) is None

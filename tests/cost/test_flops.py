@@ -76,7 +76,7 @@ def logged(memory: Any, folder: Path) -> tuple[Flops, int]:
     documents = [spelled(random_ids(TOKENS, seed)[1:], f"d{seed}") for seed in range(2)]
     with FlopCounterMode(display=False) as counter:
         for step in read_stream(memory, documents):
-            run.append(line(step, None, None))
+            run.append(line(step, None))
     run.close()
     return flops_of(memory, folder / "windows.jsonl"), counter.get_total_flops()
 

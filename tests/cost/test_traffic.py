@@ -151,7 +151,7 @@ def logged(memory: Any, folder: Path) -> tuple[int, int, int]:
     documents = [spelled(random_ids(TOKENS, seed)[1:], f"d{seed}") for seed in range(2)]
     with Multiplied() as counter:
         for step in read_stream(memory, documents):
-            run.append(line(step, None, None))
+            run.append(line(step, None))
             windows += 1
     run.close()
     return bytes_of(memory, folder / "windows.jsonl"), counter.bytes, windows

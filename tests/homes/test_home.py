@@ -121,16 +121,16 @@ def test_a_bank_is_kept_and_forgets(tmp_path: Path) -> None:
     for parameter in networks.modulation.parameters():
         torch.nn.init.normal_(parameter)
     settings = MemorySettings(GRID, FROZEN, ("bank", "bm25"), budget=6)
-    with home_in(tmp_path / "home", settings, networks=networks) as home:
+    with home_in(tmp_path / "home", settings, shared={"bank": networks}) as home:
         for document in READ[:3]:
             home.read(document)
         home.snapshot("three")
         state = home.memory.state()
-    with home_in(tmp_path / "home", networks=networks) as home:
+    with home_in(tmp_path / "home", shared={"bank": networks}) as home:
         assert_same(home.memory.state(), state)
         forget(home, "d1", purge=True)
         now = home.read(READ[3])
-        with home_in(tmp_path / "never", settings, networks=networks) as never:
+        with home_in(tmp_path / "never", settings, shared={"bank": networks}) as never:
             for document in (READ[0], READ[2]):
                 never.read(document)
             never.snapshot("three")

@@ -114,7 +114,7 @@ def banks() -> Rows:
             yield f"{way.way}, {'several questions' if several else 'one question'}", said(found)
     yield "exact, beams", said(from_bank(networks, bank, asked[:3], Asking(beams=3)))
     aggregator, question = networks.aggregator, networks.question_vectors([one.text for one in asked])
-    scores = aggregator.document_scores(aggregator.query_key(question), bank.keys, bank.moments)
+    scores = aggregator.document_scores(aggregator.query_key(question), bank.keys, bank.timestamps)
     with torch.no_grad():
         ways_of = {
             "trained": aggregator(question, bank.vectors, scores),

@@ -15,13 +15,12 @@ import torch
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import State
 from driftlm.memories.loop import Totals
-from driftlm.memories.weights.learning import Learning
+from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.runs.folder import Position, Run, Tape, latest_checkpoint
 from driftlm.runs.reading import begun
 from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document
-from driftlm.streams.windows import Windows
 from tests.support.running import QUICK, checkpoints, driftlm, ending, refused, tiny_model, words, written
 
 Capture = pytest.CaptureFixture[str]
@@ -83,7 +82,7 @@ def driftlm_version() -> str:
 
 def test_without_a_name_a_run_goes_below_runs_and_is_named_after_its_text(tmp_path: Path) -> None:
     for source, name in (("a.txt", "a"), ("-", "stdin"), (".", tmp_path.name), ("notes/", "notes")):
-        folder = begun(Windows(), Learning(), Machine(), Stream(files=(source,))).folder
+        folder = begun(MemorySettings(), Machine(), Stream(files=(source,))).folder
         assert folder.parent == Path("runs") and folder.name.endswith(f"-{name}")
 
 

@@ -73,7 +73,7 @@ def test_what_failed_is_tried_again(engine: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cell", "why"), [(working.failing, "a bug"), (working.dying, "lost")])
 def test_what_always_fails_is_named(engine: str, cell: Measure, why: str, tmp_path: Path) -> None:
-    with pytest.raises(DriftError, match=f"'0' of a \\(seed 0\\) failed {TRIES} times.*{why}.*`run.resume`"):
+    with pytest.raises(DriftError, match=f"'0' of a \\(seed 0\\) failed {TRIES} times.*{why}.*`ClaimStudy.resume`"):
         measured(engine, working.many(1), tmp_path, cell)
     assert working.calls(tmp_path) == ["0"] * TRIES
 
@@ -107,7 +107,7 @@ def test_a_worker_ends_when_its_study_is_left(tmp_path: Path) -> None:
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(DriftError, match="`run.engine` was 'dask'; give local or ray"):
+    with pytest.raises(DriftError, match="`ClaimStudy.engine` was 'dask'; give local or ray"):
         engine_of("dask")
 
 

@@ -240,8 +240,8 @@ def real_programs(site: Path) -> Iterator[Path]:
     """The installed programs themselves."""
     with tempfile.TemporaryDirectory() as folder:
         program(Path(folder) / "pip", installing(site))
-        for name in ("driftlm", "python"):
-            (Path(folder) / name).symlink_to(Path(sysconfig.get_path("scripts")) / name)
+        for name in ("driftlm", "python"):  # no links: a python that is linked to leaves its environment
+            program(Path(folder) / name, f'#!/bin/sh\nexec {Path(sysconfig.get_path("scripts")) / name} "$@"\n')
         yield Path(folder)
 
 

@@ -61,7 +61,7 @@ class BankSource:
 
     @classmethod
     def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "BankSource":
-        """Make an empty bank of the networks that the settings name; arguments as of `Source.build`."""
+        """Make an empty bank of the networks that the settings name; arguments as of `Memory.build`."""
         return cls(shared or cls.shared(language_model, settings, own), settings.aggregation)
 
     def reset(self) -> None:

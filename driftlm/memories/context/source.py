@@ -153,7 +153,7 @@ class BM25Source(RetrievalSource):
 
     @classmethod
     def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "BM25Source":
-        """Make an empty one by settings; arguments as of `Source.build`."""
+        """Make an empty one by settings; arguments as of `Memory.build`."""
         return cls(BM25Index(), language_model, settings.retrieved, settings.budget)
 
 
@@ -167,7 +167,7 @@ class DenseSource(RetrievalSource):
 
     @classmethod
     def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "DenseSource":
-        """Make an empty one of the encoder that the settings name; arguments as of `Source.build`."""
+        """Make an empty one of the encoder that the settings name; arguments as of `Memory.build`."""
         encoder = shared or cls.shared(language_model, settings, own)
         return cls(DenseIndex(encoder), language_model, settings.retrieved, settings.budget)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     LearningOptions = Any
 else:
     Learn, Saliences, Protect = PARAMETRISATIONS.choice(), SALIENCES.choice(), PROTECTIONS.choice()
-    LearningOptions = options_of("LearningOptions", RULES, PARAMETRISATIONS, SALIENCES, PROTECTIONS)
+    LearningOptions = options_of("LearningOptions", __name__, RULES, PARAMETRISATIONS, SALIENCES, PROTECTIONS)
 # All weights, on the first 10,000 tokens of the two development books (recipes/results.jsonl): Adam at 1e-4 and 3e-4
 # is within 0.003 bits per byte, SGD from 0.03 to 0.1 within 0.01, RMS at 1e-4 and 3e-4 within 0.01. Of rates that are
 # alike on books, SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer

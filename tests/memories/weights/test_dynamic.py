@@ -198,7 +198,8 @@ def test_a_state_of_other_layers_is_refused_and_the_memory_goes_on() -> None:
         memory.restore(memory_of(layers="1-1").state())
     assert str(refusal.value) == (
         "the state holds other parameters than are learned here; "
-        "give the settings it was learned with (--learn, --layers, --rank, --target-modules)."
+        "give the settings it was learned with (`Learning.learn`, `Learning.layers`, `Learning.rank`, "
+        "`Learning.target_modules`)."
     )
     assert torch.equal(read(memory, windows[3:]), read(untouched, windows[3:]))
 
