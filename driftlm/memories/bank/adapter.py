@@ -18,7 +18,9 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import Modulated, modulating
 from driftlm.models.row_lora import LowRank
 
-ROUNDINGS = 100  # of the largest logit, by which two correct programs may differ
+ROUNDINGS = (
+    1000  # of the largest logit, by which two correct programs may differ; a wrong shape differs by 10,000 and more
+)
 
 
 @torch.no_grad()

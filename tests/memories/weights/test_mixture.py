@@ -123,7 +123,7 @@ DOCUMENTS = [spelled(random_ids(40, 1)[1:] * 2, "a"), spelled(random_ids(30, 2)[
 )
 def test_experts_read_as_if_each_were_alone_and_one_diverges(learning: dict[str, Any], share: bool) -> None:
     """The whole memory is the arithmetic over memories that never met; the last rate diverges and spoils nothing."""
-    rates = [0.0, 0.01, 1e4]
+    rates = [0.0, 0.01, 1e3]
     memory = mixture(rates, share, **learning)
     alone = torch.stack(
         [read(weight_memory("llama", GRID, **{**learning, "learning_rate": rate}), DOCUMENTS) for rate in rates]
