@@ -6,12 +6,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the others of a busy machine
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
-import importlib.metadata
 import random
-import sys
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -20,19 +16,6 @@ import torch
 
 from tests.support.families import FAMILIES
 from tests.support.marking import markers_of
-
-read_entry_points = importlib.metadata.entry_points
-
-
-@cache
-def entry_points_on(path: tuple[str, ...], **wanted: str) -> Any:
-    """Entry points of the packages on a path."""
-    return read_entry_points(**wanted)
-
-
-# Every memory that is made looks up its rule among them, and to read them takes longer than a tiny model's step. Set
-# before the package is imported, which takes the function by its name.
-importlib.metadata.entry_points = lambda **wanted: entry_points_on(tuple(sys.path), **wanted)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

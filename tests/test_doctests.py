@@ -8,6 +8,8 @@ import pytest
 
 import driftlm
 
+pytestmark = pytest.mark.long
+
 PACKAGE = pkgutil.walk_packages(driftlm.__path__, "driftlm.")
 MODULES = [found.name for found in PACKAGE if found.name != "driftlm.__main__"]
 

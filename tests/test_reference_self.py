@@ -27,6 +27,8 @@ from tests.support.reference.reading import (
     trainable,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:

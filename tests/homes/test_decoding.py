@@ -28,6 +28,8 @@ from tests.support.families import FAMILIES, random_ids
 from tests.support.homes import KINDS, model
 from tests.support.running import words
 
+pytestmark = pytest.mark.long
+
 PROMPTS = (
     "the sea and the ship in that storm was red on 1999 again",
     "thing",

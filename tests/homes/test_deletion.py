@@ -10,6 +10,8 @@ from driftlm.homes.verifying import verify
 from tests.support.homes import KINDS, assert_same, bytes_of, documents, home_in, straight
 from tests.support.running import words
 
+pytestmark = pytest.mark.long
+
 READ = documents(6)
 SECRET = Document("secret-id", f"zebra quagga {words(60)} okapi", "2003-03-03")
 AGAIN = Document("secret-id", f"quagga once more {words(9, 7)}", "2004-04-04")

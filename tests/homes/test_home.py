@@ -18,6 +18,8 @@ from tests.support.build import language_model
 from tests.support.homes import FROZEN, GRID, KINDS, MemorySettings, assert_same, documents, home_in, model, straight
 from tests.support.running import words
 
+pytestmark = pytest.mark.long
+
 READ = documents(5)
 
 

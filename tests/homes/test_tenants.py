@@ -16,6 +16,8 @@ from driftlm.homes.verifying import verify
 from tests.support.homes import KINDS, assert_same, bytes_of, documents, model, straight
 from tests.support.running import words
 
+pytestmark = pytest.mark.long
+
 READ = documents(6)
 NAMES = ["ada", "bo", "cy"]
 

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.same_totals import differing
 from tests.pins.totals import GROUPS, computed
 
+pytestmark = pytest.mark.long
+
 PINNED = json.loads((Path(__file__).parent / "totals.json").read_bytes())
 LONG = {"families", "bundled"}  # what they show alone is pinned in fewer settings by the others too
 

@@ -13,6 +13,8 @@ pytest.importorskip("vl_convert")
 from driftlm.report import training_chart
 from driftlm.report.training_chart import HTML, PNG, write_chart
 
+pytestmark = pytest.mark.long
+
 LOG = Path(__file__).resolve().parents[2] / "recipes" / "bank_log.jsonl"
 
 

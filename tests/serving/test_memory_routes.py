@@ -7,6 +7,8 @@ import pytest
 from tests.support.running import words
 from tests.support.servers import server
 
+pytestmark = pytest.mark.long
+
 SHORT = [(f"d{number}", words(4, number)) for number in range(5)]
 
 

@@ -21,6 +21,8 @@ from tests.support.homes import KINDS, model
 from tests.support.running import words
 from tests.support.servers import Server, server
 
+pytestmark = pytest.mark.long
+
 ADA, BO = "ada-0123456789abcdef", "bo-0123456789abcdef"
 TOKENS = Tokens([f"ada {ADA}", f"bo {BO}"], "here")
 LONG = ("long", words(60, 1))  # several windows of 16 tokens

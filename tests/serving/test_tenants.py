@@ -15,6 +15,8 @@ from tests.support.homes import KINDS, home_in
 from tests.support.running import words
 from tests.support.servers import MODEL, server
 
+pytestmark = pytest.mark.long
+
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra serve")
 
 NAMES = ["ada", "bo", "cy"]

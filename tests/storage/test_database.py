@@ -13,6 +13,8 @@ from driftlm.memories.bank.store import BankStore
 from driftlm.storage import database
 from tests.support.made_stores import FACTS, add, document
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Iterator[BankStore]:

@@ -14,6 +14,8 @@ from driftlm.streams.fact_words import KINDS
 from driftlm.streams.facts import World, facts, split_of
 from driftlm.streams.questions import QuestionStream
 
+pytestmark = pytest.mark.long
+
 
 def names_of(split: str, count: int) -> set[str]:
     world = World(split, random.Random(0))  # type: ignore[arg-type]

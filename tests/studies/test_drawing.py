@@ -11,6 +11,8 @@ from driftlm.report.charts import STATIC
 from driftlm.studies.drawing import dots, front, fronts, lines
 from tests.support.drawn import points_of
 
+pytestmark = pytest.mark.long
+
 
 def point(x: float, group: str = "learning", spread: float | None = 0.5, **more: Any) -> dict[str, Any]:
     value = 10.0 / x

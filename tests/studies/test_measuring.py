@@ -20,6 +20,8 @@ from driftlm.studies.measuring import measure
 from driftlm.studies.parts import Part, Tokenized, parts_of
 from tests.support.running import tiny_model, words
 
+pytestmark = pytest.mark.long
+
 GRID = Windows("cached", 32, 16)
 SGD = Learning(rule="sgd", learning_rate=0.2)
 STILL = Learning("none")

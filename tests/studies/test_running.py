@@ -20,6 +20,8 @@ from driftlm.studies.study import STUDIES, Chart, study_of
 from tests.support import working
 from tests.support.running import driftlm, refused, start, tiny_model, words, written
 
+pytestmark = pytest.mark.long
+
 needs_drawing = pytest.mark.skipif(find_spec("altair") is None, reason="the report extra is not installed")
 ELSEWHERE = {"command", "date"}  # what two equal runs differ in
 

@@ -17,6 +17,8 @@ from driftlm.studies.rows import by_text
 from driftlm.studies.study import STUDIES, Row, Scale, Study, study_of
 from tests.support.drawn import values
 
+pytestmark = pytest.mark.long
+
 MODELS = ("build/one", "build/four", "build/sixteen")
 MILLIONS = {"one": 1e6, "four": 4e6, "sixteen": 16e6}
 SCALE = Scale(tokens=9_000, seeds=2, models=MODELS)

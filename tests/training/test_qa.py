@@ -21,6 +21,8 @@ from driftlm.training.settings import AnswerRun, AnswerTraining
 from tests.support.made_trainings import facts_file
 from tests.support.running import driftlm, refused, tiny_model
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, Any] = {"batch": 2, "rank": 2, "longest": 200}
 
 

@@ -15,6 +15,8 @@ from driftlm.training.settings import SalienceTraining
 from driftlm.training.unrolling import Episode, Inner, SalienceTrainer, counted_graph
 from tests.support.build import language_model
 
+pytestmark = pytest.mark.long
+
 TEXTS = ["the thing was in the sea", "her ring and the storm", "the ship on the red sea", "it is in the water"]
 
 

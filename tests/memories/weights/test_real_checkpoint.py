@@ -6,6 +6,8 @@ import pytest
 
 from driftlm import Learning, WeightMemory, Windows, read_stream
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("windows", "learning"),
