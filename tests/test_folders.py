@@ -26,6 +26,8 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shutil.copytree(KEPT, tmp_path / "v1"))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setitem(sys.modules, "altair", None)
+    for drawing in ("driftlm.report.charts", "driftlm.studies.drawing"):  # which earlier tests may have loaded
+        monkeypatch.delitem(sys.modules, drawing, raising=False)
 
 
 def assert_close(found: Any, expected: Any, absolute: float, where: str = "") -> None:

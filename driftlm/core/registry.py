@@ -6,7 +6,7 @@ does. Other packages declare entries in the entry-point group of the kind; every
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
 from functools import cached_property
 from importlib import import_module
@@ -42,9 +42,12 @@ class Registry:
                 warn(f"the entry {entry.name!r} of {self.group} ({entry.value}) has the name of another one")
                 continue
             try:
-                found[entry.name] = entry.load()
+                loaded = entry.load()
+                refuse_unfit(entry.name, loaded)
             except Exception as error:
                 warn(f"the entry {entry.name!r} of {self.group} ({entry.value}) cannot be loaded ({error})")
+            else:
+                found[entry.name] = loaded
         return found
 
     @property
@@ -52,9 +55,9 @@ class Registry:
         """All names, our own first."""
         return (*self.own, *self.others)
 
-    def choice(self) -> Any:
-        """Return the type of a setting that is one of the names."""
-        return Literal[self.names]
+    def choice(self, but: str = "") -> Any:
+        """Return the type of a setting that is one of the names, perhaps all but one."""
+        return Literal[tuple(name for name in self.names if name != but)]
 
     def refuse_unknown(self, name: str, besides: str = "") -> None:
         """Refuse a name that no entry has."""
@@ -94,6 +97,17 @@ def has_settings(entry: Any) -> bool:
     return is_dataclass(entry) and hasattr(entry, "implementation")
 
 
+def refuse_unfit(name: str, entry: Any) -> None:
+    """Raise where an entry's name makes no flags, or its settings have no default or no type that can be found."""
+    if not name.replace("-", "_").isidentifier():
+        raise ValueError("its name holds other characters than letters, digits, - and _")
+    if has_settings(entry):
+        get_type_hints(entry)
+        for one in fields(entry):
+            if one.default is MISSING:
+                raise ValueError(f"its setting {one.name!r} has no default")
+
+
 def flag_of(name: str, one: "Field[Any]") -> str:
     """Return the name under which `options_of` has a field of an entry's settings.
 
@@ -112,18 +126,20 @@ def options_of(title: str, module: str, *registries: Registry) -> Any:
 
     A field of the entry `unigram` called `discount` is `unigram_discount`, with the default and the words of its own.
     """
-    made: list[tuple[str, Any, Any]] = []
+    made: dict[str, tuple[str, Any, Any]] = {}
     for registry in registries:
         for name, entry in registry.others.items():
-            if has_settings(entry):
-                words, hints = words_of(entry), get_type_hints(entry)
-                for one in fields(entry):
-                    if one.default is MISSING:
-                        warn(f"the setting {one.name!r} of the entry {name!r} of {registry.group} has no default")
-                        continue
-                    made.append((flag_of(name, one), described(hints[one.name], words.get(one.name, "")), one.default))
+            if not has_settings(entry):
+                continue
+            words, hints = words_of(entry), get_type_hints(entry)
+            for one in fields(entry):
+                flag = flag_of(name, one)
+                if flag in made:
+                    warn(f"the setting {one.name!r} of the entry {name!r} of {registry.group} is another entry's flag")
+                else:
+                    made[flag] = flag, described(hints[one.name], words.get(one.name, "")), one.default
     about = {"__doc__": "Settings of other packages' entries.", "__module__": module}
-    return make_dataclass(title, made, frozen=True, namespace=about)
+    return make_dataclass(title, made.values(), frozen=True, namespace=about)
 
 
 def words_of(entry: Any) -> dict[str, str]:
@@ -140,6 +156,17 @@ def described(kind: Any, words: str) -> Any:
     import tyro
 
     return Annotated[kind, tyro.conf.arg(help=words)] if words else kind
+
+
+def kept(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the options of some entries, as a folder keeps them.
+
+    Example:
+        >>> kept({"unigram_share": 0.1, "other_size": 3}, ["weights", "unigram"])
+        {'unigram_share': 0.1}
+    """
+    starts = tuple(f"{name.replace('-', '_')}_" for name in names)
+    return {name: value for name, value in options.items() if name.startswith(starts)}
 
 
 def held(options: Any, make: Callable[..., Any]) -> Any:

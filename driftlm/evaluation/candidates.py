@@ -172,7 +172,8 @@ class Candidate:
         # A memory of another package reads as a whole, and what it supplies stands beside nothing else.
         self.whole = None
         if name in MEMORIES.others:
-            self.whole = memory_for(MemorySettings(windows, learning, memory=name), self.language_model)
+            self.whole = memory_for(MemorySettings(windows, Learning(), memory=name), self.language_model)
+            self.language_model = self.whole.language_model
         self.own: list[Document] = []  # that questions will be about
         self.given: Supplying = nothing
 
@@ -247,7 +248,7 @@ def taking_part(
         yield candidate
     finally:
         candidate.memory.reset()
-        candidate.language_model.model.requires_grad_(False)
+        terms.networks.language_model.model.requires_grad_(False)
 
 
 def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -> Learning:

@@ -160,7 +160,7 @@ class Home:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "model": about_model(language_model),
                 "machine": asdict(machine),
-                "settings": asdict(settings),
+                "settings": settings.described(),
             }
             write_sealed(folder / "home.json", facts)
             sync(folder.absolute().parent)

@@ -69,8 +69,9 @@ def memory_for(
 
 def source_for(name: str, settings: MemorySettings, language_model: LanguageModel, shared: Mapping[str, Any]) -> Source:
     """Return an empty source by its name."""
-    own = SOURCES.settings(name, settings.options)
-    source: Source = SOURCES.load(name).build(language_model, settings, own, shared.get(name))
+    own, kind = SOURCES.settings(name, settings.options), SOURCES.load(name)
+    held = shared[name] if name in shared else kind.shared(language_model, settings, own)
+    source: Source = kind.build(language_model, settings, own, held)
     return source
 
 

@@ -23,6 +23,8 @@ from driftlm.models.machine import Machine
 from driftlm.models.trainable import Trainable
 from driftlm.runs.folder import latest_checkpoint, read_config
 
+PREFIXES = ("parameters/", "weights/parameters/")  # of what was learned, in the state of weights alone and with sources
+
 
 @dataclass
 class Start:
@@ -184,8 +186,7 @@ def start_from(source: str | Path, learning: Learning, machine: Machine = Machin
     if (source / "home.json").exists():
         raise DriftError(
             f"`Stream.start_from` {source} is a home; write what it learned with `driftlm export {source} --to LEARNED "
-            f"--as "
-            f"huggingface` (or peft, to go on with its adapter), and give LEARNED."
+            f"--as huggingface` (or peft, to go on with its adapter), and give LEARNED."
         )
     raise DriftError(
         f"`Stream.start_from` {source} is neither a run nor a PEFT or HuggingFace folder; give one of these."
@@ -196,7 +197,11 @@ def kind_of(source: Path) -> Learn:
     """Tell how a run or folder learned: `lora`, `dora`, `all`, `norms` or `none`; a whole model is `all`."""
     if (source / "adapter_config.json").exists():
         return "dora" if adapter_config(source).use_dora else "lora"
-    return "all" if whole(source) else Learning(**read_config(source)["learning"]).learn
+    if whole(source):
+        return "all"
+    config = read_config(source)
+    frozen = config.get("memory", {}).get("memory", "weights") != "weights"
+    return "none" if frozen else Learning(**config["learning"]).learn
 
 
 def whole(source: Path) -> bool:
@@ -256,11 +261,12 @@ def from_run(source: Path, learning: Learning, machine: Machine) -> Start:
     config, checkpoint = read_config(source), latest_checkpoint(source)
     if checkpoint is None:
         raise DriftError(f"the run {source} stopped before its first checkpoint and learned nothing; resume it first.")
-    then = Learning(**config["learning"])
+    then, held = Learning(**config["learning"]), checkpoint.memory.tensors.items()
+    prefix = next((one for one in PREFIXES if any(key.startswith(one) for key, _ in held)), None)
+    if prefix is None:  # its memory left the weights as they were
+        return reopen(config, learning, machine)
     start = reopen(config, then, machine)
     trainable = start.trainable or chosen_by(then, start.language_model)
-    prefix = "parameters/"
-    held = checkpoint.memory.tensors.items()
     trainable.start_from({key.removeprefix(prefix): value for key, value in held if key.startswith(prefix)})
     return continued_or_merged(start.language_model, trainable, then.learn, learning)
 

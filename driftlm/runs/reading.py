@@ -98,6 +98,8 @@ def resumed(settings: MemorySettings, machine: Machine, stream: Stream) -> Readi
         (settings.windows, reading.settings.windows),
         (settings.learning, reading.settings.learning),
         (settings, reading.settings),
+        (settings.options, reading.settings.options),
+        (settings.learning.options, reading.settings.learning.options),
         (machine, reading.machine),
         (stream, replace(reading.stream, files=(), run="", start_from="")),
     ):
@@ -109,7 +111,7 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
     """Refuse a setting that is neither left at its default nor the run's own."""
     for field in fields(given):
         value, own = getattr(given, field.name), getattr(kept, field.name)
-        if is_dataclass(value):  # has a turn of its own, or belongs to another package's entry
+        if is_dataclass(value):  # has a turn of its own
             continue
         if value not in (field.default, own):
             raise DriftError(
@@ -121,7 +123,7 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
 
 def described(settings: MemorySettings) -> dict[str, Any]:
     """Return settings as a run's configuration has them: windows, learning, and the rest as `memory`."""
-    rest = asdict(settings)
+    rest = settings.described()
     return {"windows": rest.pop("windows"), "learning": rest.pop("learning"), "memory": rest}
 
 
@@ -153,7 +155,7 @@ def memory_of(reading: Reading) -> Memory:
         # by name: what goes on from RUN/start is no longer beside them
         learning = replace(learning, statistics=str(BUNDLED / "statistics.safetensors"))
         reading.settings = replace(reading.settings, learning=learning)
-        config["learning"] = asdict(learning)
+        config["learning"] = learning.described()
     memory = memory_for(reading.settings, language_model, trainable=start.trainable, in_place=True)
     learner = next(iter(memory.learners().values()), None)
     reading.continues = start.trainable is not None

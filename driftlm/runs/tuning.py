@@ -214,7 +214,7 @@ def candidates(grids: Sequence[Windows], quantized: bool = False, memory: str = 
     """Return the static model in all windows, and every way to learn; of quantized weights only a LoRA learns."""
     static = [Trial(windows, FROZEN) for windows in grids]
     if memory != "weights":
-        return static + [Trial(windows, FROZEN, memory) for windows in grids]
+        return static + [Trial(windows, Learning(), memory) for windows in grids]
     return static + [
         Trial(windows, Learning(learn, rule=rule, learning_rate=rate, every=every, cadence=cadence))
         for windows in grids

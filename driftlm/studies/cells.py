@@ -89,7 +89,7 @@ class Cell:
             data: the folder that the texts are in.
             fingerprint: of the model, in whose place its folder does not count.
         """
-        held: dict[str, Any] = asdict(self) | {"model": fingerprint}
+        held: dict[str, Any] = asdict(self) | {"model": fingerprint, "learning": self.learning.described()}
         for name, default in LATER.items():
             if held["learning"][name] == default:
                 del held["learning"][name]

@@ -84,6 +84,16 @@ class Pulled:
     def after(self, parameters):
         for parameter, value in zip(parameters, self.prior.values, strict=True):
             parameter.lerp_(value, self.strength)
+        self.steps += 1
+
+    def reset(self):
+        self.steps = torch.zeros(())
+
+    def state(self):
+        return {"steps": self.steps}
+
+    def restore(self, state):
+        self.steps.copy_(state["steps"])
 
 
 class FirstToken:

@@ -76,7 +76,7 @@ def test_every_choice_is_taken(flag: str, capsys: Capture, monkeypatch: pytest.M
         "reset": "never document",
         "compare": "static none",
         "guard": "on off",
-        "memory": "weights mixture bank bm25 dense",
+        "memory": "weights bank bm25 dense",
         "dtype": "float32 bfloat16",
     }[flag].split()
     for choice in choices:

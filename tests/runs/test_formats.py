@@ -173,6 +173,22 @@ def test_an_adapter_is_continued_by_its_kind_and_merged_by_another(tmp_path: Pat
             assert (tmp_path / name / "start" / "adapter_config.json").exists() == continued
 
 
+@pytest.mark.parametrize(
+    "memory", [["--memory", "bm25"], ["--sources", "bm25"], ["--sources", "bm25", "--learn", "none"]]
+)
+def test_a_run_with_documents_beside_the_weights_is_read_on_from(
+    memory: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    model = ["--model", tiny_model(tmp_path)]
+    read = ["read", "a.txt", "b.txt", *model, *QUICK, "--learning-rate", 0.1, *memory, "--run", "run"]
+    assert driftlm(capsys, *read).code == 0
+    before, after = static_nats(capsys, *model), static_nats(capsys, "--from", "run", "--learn", "none")
+    learned = memory == ["--sources", "bm25"]
+    assert (after < 0.98 * before) if learned else (after == before)
+    assert driftlm(capsys, "export", "run", "--to", "out", "--as", "huggingface").code == 0
+    assert close(plain_nats("out"), after)
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 def test_a_foreign_adapter_is_taken_as_it_is(tmp_path: Path, capsys: Capture) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path))

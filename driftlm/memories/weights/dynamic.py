@@ -96,6 +96,8 @@ class WeightMemory(Memory):
         self.last_good = LastGood()
         if self.salience is not None:
             self.salience.reset()
+        if self.protection is not None:
+            self.protection.reset()
         self.cache = self.empty_cache()
         self.scored: Scored | None = None
         self.events: tuple[Event, ...] = ()
@@ -205,7 +207,9 @@ class WeightMemory(Memory):
 
     @torch.enable_grad()
     def add_gradient(self, nats: Tensor, window: Window, backward: bool) -> None:
-        """The gradient of the window's loss."""
+        """The gradient of the window's loss, where it was not taken already."""
+        if not backward:
+            return
         if self.salience is not None:
             weights = self.salience.weights(window).to(nats.device)
             if not bool(weights.any()):
@@ -213,9 +217,8 @@ class WeightMemory(Memory):
             nats = weights * nats
         loss = self.loss(nats)
         if self.protection is not None:
-            loss = loss + self.protection.term(window)
-        if backward:
-            loss.backward()
+            loss = loss + (window.new if self.schedule.accumulates else 1) * self.protection.term(window)
+        loss.backward()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -280,6 +283,8 @@ class WeightMemory(Memory):
             groups["guard"] = self.last_good.copies
         if self.salience is not None:
             values["salience"] = self.salience.state()
+        if self.protection is not None:
+            groups["protection"] = self.protection.state()
         tensors = {f"{group}/{key}": value for group, held in groups.items() for key, value in held.items()}
         return State({key: value.detach().clone() for key, value in tensors.items()}, values)
 
@@ -317,6 +322,8 @@ class WeightMemory(Memory):
             self.last_good.restore(groups.get("guard", {}), self.numbers())
         if self.salience is not None:
             self.salience.restore(values["salience"])
+        if self.protection is not None:
+            self.protection.restore(groups.get("protection", {}))
 
     # ---- what callers ask of it -------------------------------------------------------------------------------------
 

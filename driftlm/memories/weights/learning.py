@@ -1,10 +1,10 @@
 """The settings of a memory in weights; no heavy import."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from driftlm.core.errors import DriftError
-from driftlm.core.registry import held, options_of
+from driftlm.core.registry import held, kept, options_of
 from driftlm.memories.registries import PARAMETRISATIONS, PROTECTIONS, RULES, SALIENCES
 
 Cadence = Literal["skip", "accumulate"]
@@ -134,6 +134,13 @@ class Learning:
                 f"give `Learning.rule` mixture, or leave "
                 f"them out."
             )
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings as a folder keeps them: of other packages' options, those of the entries in use."""
+        rules = [one.rule for one in self.strategies()] if self.rule == "mixture" else [self.rule]
+        facts = asdict(self)
+        facts["options"] = kept(facts["options"], (self.learn, *rules, self.salience, self.protect))
+        return facts
 
     def layer_range(self) -> tuple[int, int] | None:
         """Return `layers` as two numbers."""

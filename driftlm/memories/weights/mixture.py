@@ -288,12 +288,6 @@ class MixtureMemory(Memory):
         """Return the expert of the largest weight."""
         return self.best()
 
-    @classmethod
-    def build(cls, language_model: LanguageModel, settings: Any, own: Any, shared: Any) -> "MixtureMemory":
-        """Make one of the experts that the settings name; arguments as of `Memory.build`."""
-        learning = replace(settings.learning, rule="mixture", learning_rate=None)
-        return MixtureMemory(language_model, settings.windows, learning.strategies(), learning.share)
-
     # ---- reset, state -----------------------------------------------------------------------------------------------
 
     def reset(self) -> None:

@@ -59,7 +59,7 @@ class OnePass:
 
 def one_pass(learners: Sequence[WeightMemory]) -> OnePass | None:
     """For learners that can share their passes; None where one alone, or one that is no plain LoRA, is among them."""
-    if len(learners) < 2 or any(one.salience is not None for one in learners):
+    if len(learners) < 2 or any(one.salience is not None or one.protection is not None for one in learners):
         return None
     shapes = [{name: p.shape for name, p in one.trainable.parameters.items()} for one in learners]
     if any(other != shapes[0] for other in shapes):

@@ -27,6 +27,18 @@ class Protection(Protocol):
         """Change the parameters after a step, in place."""
         ...
 
+    def reset(self) -> None:
+        """Begin as if nothing had been read since the prior."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a reading that goes on needs of it."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
 
 def nothing(learning: Learning, own: Any, prior: Prior) -> None:
     """Protect nothing."""

@@ -68,8 +68,7 @@ class WeightRows:
         if memory.salience is not None:
             raise DriftError(
                 f"`Learning.salience` was {memory.learning.salience}, but documents read side by side are learned from "
-                f"all "
-                f"tokens alike; give `Learning.salience` uniform, or `Stream.batch` 1."
+                f"all tokens alike; give `Learning.salience` uniform, or `Stream.batch` 1."
             )
         if memory.protection is not None:
             raise DriftError(
@@ -84,7 +83,9 @@ class WeightRows:
                 f"`Learning.rule` was {self.learning.rule}, which has no form for rows side by side; give sgd or adam."
             )
         self.rule = memory.rule
-        self.state = self.rule.init([self.lora.values], torch.full((rows, 1), self.learning.rate()).double())
+        rates = torch.full((rows, 1), self.learning.rate(), dtype=torch.float64, device=self.lora.values.device)
+        self.state = self.rule.init([self.lora.values], rates)
+        self.fresh_state = {name: [one.clone() for one in several] for name, several in self.state.items()}
         self.waiting = torch.zeros_like(self.lora.values) if memory.schedule.accumulates else None
         self.last_good = LastGood()
         self.rows = [self.fresh() for _ in range(rows)]
@@ -210,8 +211,8 @@ class WeightRows:
     def reset(self, n: int) -> None:
         """A row back to the prior, as new."""
         self.lora.values[n] = self.prior
-        for tensor in flat(self.state).values():
-            tensor[n] = 0
+        for name, tensor in flat(self.state).items():
+            tensor[n] = flat(self.fresh_state)[name][0]  # all rows begin alike
         self.drop_gradients(n)
         self.rows[n] = self.fresh()
 

@@ -66,7 +66,7 @@ class Rule(Protocol):
             state: what `init` gave, or an earlier step left.
             parameters: tensors without a graph.
             rate: η, () float64, or (R, 1) where rows learn side by side. Nothing else tells these apart, and no step is
-                taken on the host, so that it can be compiled or captured as a graph.
+                taken on the host, so that a rule can be compiled, or captured as a graph with a rate on the device.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The loop of `prequential` over several documents at a time: a window of each is scored, then learned from.
+"""The loop of `memories.loop` over several documents at a time: a window of each is scored, then learned from.
 
 Rows take the documents of the stream in its order; one that has come to an end resets and takes the next. What a
 document is scored with depends on no other, so the steps, told document by document in the stream's order, are those of
@@ -95,8 +95,7 @@ def read_side_by_side(
     if memory.learning.reset != "document":
         raise DriftError(
             f"`Stream.batch` was {rows} and `Learning.reset` {memory.learning.reset}, but documents read side by side "
-            f"know nothing "
-            f"of each other; give `Learning.reset` document, or `Stream.batch` 1."
+            f"know nothing of each other; give `Learning.reset` document, or `Stream.batch` 1."
         )
     totals = totals or Totals(static_nats=0.0 if compares else None)
     return SideBySide(memory, documents, rows, compares, limit, totals, start.document).steps()

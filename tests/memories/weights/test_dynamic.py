@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from driftlm import DriftError, Learning, WeightMemory, Windows
+from driftlm.memories.weights.one_pass import one_pass
 from driftlm.models.trainable import Trainable, choose
 from tests.support.build import language_model, reads_numbers, through_files
 from tests.support.by_hand import (
@@ -325,3 +327,64 @@ def test_a_parameter_that_the_loss_does_not_reach_stays(rule: str) -> None:
     learned = group(memory, "parameters")
     assert same(group(again, "parameters"), learned) and memory.counts.updates == 3
     assert {name for name in prior if torch.equal(prior[name], learned[name])} == {"beside"}
+
+
+# ----------------------------------------------------------------------------------------------------------- protection
+
+
+class Slope:
+    """Adds c · Σ θ to the loss of every window and counts the steps."""
+
+    def __init__(self, parameters: list[Parameter], slope: float) -> None:
+        self.parameters, self.slope = parameters, slope
+        self.reset()
+
+    def term(self, window: Any) -> Tensor:
+        return self.slope * torch.stack([parameter.sum() for parameter in self.parameters]).sum()
+
+    def change(self, gradients: list[Tensor]) -> None: ...
+
+    def after(self, parameters: list[Tensor]) -> None:
+        self.steps += 1
+
+    def reset(self) -> None:
+        self.steps = torch.zeros(())
+
+    def state(self) -> dict[str, Tensor]:
+        return {"steps": self.steps}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.steps.copy_(state["steps"])
+
+
+def protected(slope: float, **learning: Any) -> WeightMemory:
+    memory = memory_of(**learning)
+    memory.protection = Slope(memory.parameters, slope)
+    return memory
+
+
+@pytest.mark.parametrize("learning", [{}, {"every": 3}, {"every": 3, "cadence": "accumulate"}])
+def test_what_a_protection_adds_to_the_loss_is_nats_per_token_in_every_cadence(learning: dict[str, Any]) -> None:
+    plain, memory = memory_of(**learning), protected(0.5, **learning)
+    windows = windows_of(memory, 25)[: learning.get("every", 1)]
+    for one in (plain, memory):
+        read(one, windows)
+    expected = {name: value - RATE * 0.5 for name, value in group(plain, "parameters").items()}
+    assert memory.counts.updates == 1 and close(group(memory, "parameters"), expected)
+
+
+def test_what_a_protection_keeps_is_part_of_the_state_and_goes_with_a_reset() -> None:
+    memory, other = protected(0.0), protected(0.0)
+    read(memory, windows_of(memory, 60)[:3])
+    other.restore(memory.state())
+    assert group(other, "protection")["steps"] == group(memory, "protection")["steps"] == 3
+    other.reset()
+    assert group(other, "protection")["steps"] == 0
+
+
+def test_experts_with_a_protection_learn_one_by_one() -> None:
+    memories = [protected(0.0, learn="lora", rank=2) for _ in range(2)]
+    assert one_pass(memories) is None
+    for memory in memories:
+        memory.protection = None
+    assert one_pass(memories) is not None
