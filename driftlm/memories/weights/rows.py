@@ -85,7 +85,7 @@ class WeightRows:
         self.rule = memory.rule
         rates = torch.full((rows, 1), self.learning.rate(), dtype=torch.float64, device=self.lora.values.device)
         self.state = self.rule.init([self.lora.values], rates)
-        self.fresh_state = {name: [one.clone() for one in several] for name, several in self.state.items()}
+        self.fresh_state = {name: one[0].clone() for name, one in flat(self.state).items()}  # all rows begin alike
         self.waiting = torch.zeros_like(self.lora.values) if memory.schedule.accumulates else None
         self.last_good = LastGood()
         self.rows = [self.fresh() for _ in range(rows)]
@@ -212,7 +212,7 @@ class WeightRows:
         """A row back to the prior, as new."""
         self.lora.values[n] = self.prior
         for name, tensor in flat(self.state).items():
-            tensor[n] = flat(self.fresh_state)[name][0]  # all rows begin alike
+            tensor[n] = self.fresh_state[name]
         self.drop_gradients(n)
         self.rows[n] = self.fresh()
 
