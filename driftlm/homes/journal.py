@@ -16,7 +16,7 @@ from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.loop import Totals
-from driftlm.storage.database import connect, is_damage, transaction, wipe
+from driftlm.storage.database import connect, damage, transaction, wipe
 from driftlm.streams.documents import Document
 
 APPLICATION, FORMAT = 0x44724C4A, 1  # in sqlite's header: that it is a journal, and of which version
@@ -218,26 +218,16 @@ class Journal:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the file, a sentence each; empty when it is sound."""
-        found = []
-        self.database.text_factory = lambda raw: raw.decode("utf-8", "replace")  # bytes that are no text are damage
-        try:
-            with transaction(self.database, self.path):
-                complaints = [line for (line,) in self.database.execute("PRAGMA integrity_check") if line != "ok"]
-                found += [f"{self.path} is damaged: {line}" for line in complaints]
-                seen = {seq for (seq,) in self.database.execute("SELECT seq FROM forgotten")}
-                for row in self.database.execute(f"{ROW} ORDER BY seq"):
-                    seen.add(row[0])
-                    if what := problem(row):
-                        found.append(f"{self.path}: {what} of document {row[0]} is not what was read")
-                missing = set(range(1, self.last() + 1)) - seen
-                found += [f"{self.path}: document {seq} is missing" for seq in sorted(missing)]
-        except DriftError as error:
-            if not is_damage(error.__cause__):
-                raise
-            found.append(str(error))
-        finally:
-            self.database.text_factory = str
-        return found
+        return damage(self.database, self.path, self.path, self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        seen = {seq for (seq,) in self.database.execute("SELECT seq FROM forgotten")}
+        for row in self.database.execute(f"{ROW} ORDER BY seq"):
+            seen.add(row[0])
+            if what := problem(row):
+                yield f"{self.path}: {what} of document {row[0]} is not what was read"
+        missing = set(range(1, self.last() + 1)) - seen
+        yield from (f"{self.path}: document {seq} is missing" for seq in sorted(missing))
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:

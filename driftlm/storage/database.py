@@ -4,7 +4,7 @@ Where a function takes a place it is that of the file, or the folder of a bank.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,32 @@ def transaction(database: sqlite3.Connection, place: Path, kind: str = "DEFERRED
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
+
+
+def damage(database: sqlite3.Connection, place: Path, name: object, problems: Iterable[str]) -> list[str]:
+    """Return what is wrong with the file by this name, and the problems that its rows have, a sentence each.
+
+    Args:
+        database: the file; bytes that are no text can be read meanwhile.
+        place: where it is.
+        name: what sentences call it.
+        problems: found while they are asked for; where the file is torn, that is the last sentence.
+    """
+    found: list[str] = []
+    database.text_factory = lambda raw: raw.decode("utf-8", "replace")  # bytes that are no text are damage
+    try:
+        with transaction(database, place):
+            complaints = [line for (line,) in database.execute("PRAGMA integrity_check") if line != "ok"]
+            found += [f"{name} is damaged: {line}" for line in complaints]
+            for problem in problems:
+                found.append(problem)  # one by one, so that they stay where a later row cannot be read
+    except DriftError as error:
+        if not is_damage(error.__cause__):
+            raise
+        found.append(str(error))
+    finally:
+        database.text_factory = str
+    return found
 
 
 def wipe(database: sqlite3.Connection, place: Path) -> None:

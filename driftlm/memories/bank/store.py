@@ -9,7 +9,7 @@ not count, and `compact` removes it.
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -35,7 +35,7 @@ from driftlm.memories.bank.modulations import (
     segment_name,
     write_segment,
 )
-from driftlm.storage.database import connect, is_damage, sentences, transaction, wipe
+from driftlm.storage.database import connect, damage, sentences, transaction, wipe
 from driftlm.storage.files import sync
 
 APPLICATION, FORMAT = 0x44724C4D, 1  # in sqlite's header: that it is a bank, and of which version
@@ -260,26 +260,17 @@ class BankStore:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the bank, a sentence for each file and document; empty when it is sound."""
+        return damage(self.database, self.folder, "bank.sqlite", self._problems())
+
+    def _problems(self) -> Iterator[str]:
         query = """SELECT CAST(id AS TEXT), CAST(text AS TEXT), CAST(time AS TEXT), moment, hash,
             coalesce(CAST(contents.rows AS BLOB), x''), seal, segment, s.rows, first, parts FROM documents
             LEFT JOIN contents USING (number) LEFT JOIN segments s ON segment = s.number ORDER BY documents.number"""
-        found, mapped = [], lru_cache(maxsize=1)(map_segment)
-        self.database.text_factory = lambda raw: raw.decode("utf-8", "replace")  # bytes that are no text are damage
-        try:
-            with transaction(self.database, self.folder):
-                complaints = [line for (line,) in self.database.execute("PRAGMA integrity_check") if line != "ok"]
-                found += [f"bank.sqlite is damaged: {line}" for line in complaints]
-                for row in self.database.execute(query):
-                    found += self._problems(row, mapped)
-        except DriftError as error:
-            if not is_damage(error.__cause__):
-                raise
-            found.append(str(error))
-        finally:
-            self.database.text_factory = str
-        return found
+        mapped = lru_cache(maxsize=1)(map_segment)
+        for row in self.database.execute(query):
+            yield from self._problems_of(row, mapped)
 
-    def _problems(self, row: tuple[Any, ...], mapped: Callable[..., tuple[Tensor, Tensor]]) -> list[str]:
+    def _problems_of(self, row: tuple[Any, ...], mapped: Callable[..., tuple[Tensor, Tensor]]) -> list[str]:
         id, text, time, timestamp, hashed, rows, seal, segment, length, first, parts = row
         found = []
         if content_hash(text, time) != hashed:
