@@ -30,7 +30,7 @@ def estimate(memory: Memory, expected: int | None, window: Window, compare: bool
         readers[0].scorer.forward(window)
     forward = time.perf_counter() - began
     if memory.windows.window == "overlapping":
-        forward *= memory.windows.context / len(window.inputs)  # a document's first window is not full yet
+        forward *= memory.windows.longest / len(window.inputs)  # a document's first window is not full yet
     per_window = forward * compare
     for one in readers:
         learns = (2 / one.learning.every if one.learning.cadence == "skip" else 2) if one.parameters else 0

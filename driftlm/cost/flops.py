@@ -4,7 +4,8 @@ A linear map of I inputs and O outputs takes 2 I O operations a token forward, 2
 where that learns, and 2 I O for that of its input where something below it learns. Attention whose heads are W wide
 together takes 4 W forward for each pair of a token fed and a position attended to, and up to 8 W backward. Pairs that
 a mask (a sliding window is one) hides are multiplied like the others. Elementwise work is left out, but for the rule's
-step; so are the guard's own looks at the prior, and the static model that a run is compared with.
+step; so are the guard's own looks at the prior, and the static model that a run is compared with. The sink of cached
+windows is passed anew when weights have changed; experts that share their passes are counted as if each did so alone.
 
 Letters: T tokens fed, K positions attended to (the T and those in the cache), S new tokens.
 Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", sec. 2.1; here with attention in full and the
@@ -14,7 +15,7 @@ backward pass through the trainable part alone.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from driftlm.core.errors import DriftError
@@ -35,10 +36,10 @@ def full_shape(windows: Windows) -> Shape:
 
     Example:
         >>> full_shape(Windows("cached", context=512, stride=128))
-        Shape(fed=128, attended=512, new=128)
+        Shape(fed=128, attended=513, new=128)
     """
-    fed = windows.stride if windows.window == "cached" else windows.context
-    return Shape(fed, windows.context, windows.stride)
+    fed = windows.stride if windows.window == "cached" else windows.longest
+    return Shape(fed, windows.longest, windows.stride)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Formula:
     def score(self, shape: Shape) -> int:
         """Return matrix products and attention of a window's forward pass."""
         return self.forward.of(shape) + self.head_forward.of(shape, self.parts(shape))
+
+    def sink(self, tokens: int) -> int:
+        """Return the products of a pass over the sink of cached windows, by weights that have changed."""
+        return self.forward.of(Shape(tokens, tokens, 0)) if tokens else 0
 
     def learn(self, shape: Shape) -> int:
         """Return the operations of a window's backward pass, where it is learned from."""
@@ -182,16 +187,35 @@ def products_and_steps(memory: Memory, log: Path, formula_of: Callable[[WeightMe
     """Return what the passes over the windows of a log took, and what the updates did, by any formula."""
     readers = memory.readers()
     formulas = [formula_of(one) for one in readers]
-    products = sum(
-        count * (sum(formula.score(shape) for formula in formulas) + learned * formulas[-1].learn(shape))
-        for (shape, learned), count in Counter(shapes_read(readers, memory.counts.updates, log)).items()
-    )
+    still = [not one.parameters for one in readers]
+    products = 0
+    for read, count in Counter(shapes_read(readers, memory.counts.updates, log)).items():
+        for formula, stays in zip(formulas, still, strict=True):
+            products += count * (formula.score(read.shape) + formula.sink(read.still if stays else read.changed))
+        products += count * read.learned * formulas[-1].learn(read.shape)
     steps = sum(formula.step * one.counts.updates for formula, one in zip(formulas, readers, strict=True))
     return products, steps
 
 
-def shapes_read(readers: Sequence[WeightMemory], updates: int, log: Path) -> Iterator[tuple[Shape, int]]:
-    """Yield the shape of every window of a log, and how many of the readers learned from it.
+@dataclass(frozen=True)
+class Read:
+    """What was done with a window.
+
+    Attributes:
+        shape: its passes.
+        still: tokens of the sink in a pass of their own, by each reader that never learns.
+        changed: the same, by each that does.
+        learned: how many of the readers learned from it.
+    """
+
+    shape: Shape
+    still: int
+    changed: int
+    learned: int
+
+
+def shapes_read(readers: Sequence[WeightMemory], updates: int, log: Path) -> Iterator[Read]:
+    """Yield what the readers did with every window of a log.
 
     Args:
         readers: of the same windows.
@@ -201,20 +225,31 @@ def shapes_read(readers: Sequence[WeightMemory], updates: int, log: Path) -> Ite
     grid, learning = readers[-1].windows, readers[-1].learning
     learners = sum(bool(one.parameters) for one in readers)
     held, waiting, done = 0, None, 0  # positions in the cache; the window whose updates the next line tells
+    still, changed = None, None  # whose sinks the readers hold
     with log.open("rb") as file:
         for line in map(json.loads, file):
             if waiting is not None:
-                yield waiting[0], line["updates"] - done if learning.cadence == "skip" else waiting[1]
+                yield replace(waiting, learned=line["updates"] - done) if learning.cadence == "skip" else waiting
+            if line["updates"] > done or (learning.reset == "document" and not line["index"]):
+                changed = None
             new, before, done = line["tokens"], line["position"] - 1, line["updates"]
+            passed = [0, 0]
             guarded = {event["message"].partition(": ")[0] for event in line["events"]}  # an expert's name
             if grid.window == "cached":
                 held = held if line["index"] else 0
-                shape = Shape(new, held + new, new)
+                sink = min(grid.sink, before - held)
+                shape = Shape(new, sink + held + new, new)
+                if sink:
+                    own = sink, line["document"] if sink > 1 else ""  # the first token is that of every document
+                    passed = [sink * (still != own), sink * (changed != own)]
+                    still, changed = own, own
                 went_back = len(readers) == 1 and any(event["kind"] == "rollback" for event in line["events"])
-                held = 0 if went_back else min(held + new, grid.context - grid.stride)
+                held = 0 if went_back else min(held + new, grid.kept)
+                changed = None if went_back else changed
             else:
-                fed = before + new - max(0, before + grid.stride - grid.context)
+                start = max(0, before + grid.stride - grid.context)
+                fed = before + new - start + min(grid.sink, start)
                 shape = Shape(fed, fed, new)
-            waiting = shape, max(0, learners - len(guarded))
+            waiting = Read(shape, passed[0], passed[1], max(0, learners - len(guarded)))
     if waiting is not None:
-        yield waiting[0], updates - done if learning.cadence == "skip" else waiting[1]
+        yield replace(waiting, learned=updates - done) if learning.cadence == "skip" else waiting

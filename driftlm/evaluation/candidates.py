@@ -182,7 +182,7 @@ class Candidate:
         longest = max(len(self.language_model.encode(document.text)[1]) for document in documents)
         positions = self.language_model.positions
         longest = longest if positions is None else min(longest, positions - self.terms.networks.positions)
-        return Windows("overlapping", longest, longest)
+        return Windows("overlapping", longest, longest, sink=0)
 
     @property
     def positions(self) -> int:

@@ -38,7 +38,7 @@ from driftlm.memories.base import Answer
 from driftlm.memories.build import memory_for, shared_by
 from driftlm.memories.loop import Step
 from driftlm.memories.settings import MemorySettings
-from driftlm.models.loading import LanguageModel
+from driftlm.models.loading import LanguageModel, fitted
 from driftlm.models.machine import Machine
 from driftlm.models.prompting import LONGEST_ANSWER
 from driftlm.storage.checked_json import write_sealed
@@ -148,7 +148,8 @@ class Home:
         if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNFINISHED):
             raise DriftError(f"{folder} exists and is not empty; give a new folder for the home.")
         place = str(Path(settings.networks).resolve()) if settings.networks else ""
-        settings = replace(settings, learning=settings.learning.settled(), networks=place)
+        windows = fitted(language_model, settings.windows)
+        settings = replace(settings, windows=windows, learning=settings.learning.settled(), networks=place)
         shared = shared_by(settings, language_model, shared)
         memory_for(settings, language_model, shared)  # what cannot work is refused before there is a folder
         folder.mkdir(parents=True, exist_ok=True)

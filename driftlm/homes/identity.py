@@ -55,7 +55,7 @@ def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
     """Return the settings in what `described` gives."""
     held = facts["settings"]
     try:
-        parts: dict[str, Any] = {"windows": Windows(**held["windows"]), "learning": Learning(**held["learning"])}
+        parts: dict[str, Any] = {"windows": Windows.of(held["windows"]), "learning": Learning(**held["learning"])}
         if "aggregation" in held:
             parts["aggregation"] = Aggregation(**held["aggregation"])
         return MemorySettings(**{**held, **parts, "sources": tuple(held["sources"])})

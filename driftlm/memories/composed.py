@@ -67,7 +67,7 @@ class ComposedMemory(Memory):
     def refuse_long(self, windows: Windows) -> None:
         """Refuse windows that the model's positions cannot hold with a modulation before them."""
         taken = sum(source.positions for source in self.sources if source.modulates)
-        refuse_long_context(self.language_model, windows.context + taken)
+        refuse_long_context(self.language_model, windows, taken)
 
     def begin(self) -> None:
         """Before the first window of a document."""
@@ -110,9 +110,10 @@ class ComposedMemory(Memory):
         if self.asked is None or self.asked[0] != self.question:
             text = self.language_model.tokenizer.decode(self.question)
             supply = self.supplied([text])
-            found = [self.language_model.bos, *tokens(self.language_model, supply.texts[0])] if supply.texts[0] else []
-            room = self.windows.context - self.windows.stride
-            self.asked = self.question, Before(tuple(found[:room]), supply.modulated)
+            found = tokens(self.language_model, supply.texts[0]) if supply.texts[0] else []
+            if found and not self.windows.sink:  # else BOS is there
+                found = [self.language_model.bos, *found]
+            self.asked = self.question, Before(tuple(found[: self.windows.kept]), supply.modulated)
         return self.asked[1]
 
     @torch.no_grad()

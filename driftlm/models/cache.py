@@ -26,10 +26,12 @@ class KeyValues:
     Attributes:
         layers: per layer the keys and the values, each (1, H, K, E), without a graph.
         origin: document position that is position 0 for the model; grows when keys are rotated back.
+        sink: how many of the K positions are the sink, which comes first and is not kept for the next window.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...] = field(default=())
     origin: int = 0
+    sink: int = 0
 
     @property
     def length(self) -> int:
@@ -40,6 +42,15 @@ class KeyValues:
         """Return the same origin with what a forward pass left in `cache` behind `skip` positions, detached."""
         held = ((layer.keys[..., skip:, :].detach(), layer.values[..., skip:, :].detach()) for layer in cache.layers)
         return KeyValues(tuple(held), self.origin)
+
+    def behind(self, sink: "tuple[tuple[Tensor, Tensor], ...]") -> "KeyValues":
+        """Return the same with the keys and values of the sink before them."""
+        both = zip(sink, self.layers, strict=True) if self.layers else ((pair, None) for pair in sink)
+        layers = tuple(
+            (keys, values) if own is None else (torch.cat([keys, own[0]], -2), torch.cat([values, own[1]], -2))
+            for (keys, values), own in both
+        )
+        return KeyValues(layers, self.origin, int(sink[0][0].shape[-2]))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the layers by name, for a file."""
@@ -75,7 +86,7 @@ class RotaryCache:
         self.device = language_model.device
         self.offered = "cached windows cannot be used; give `Windows.window` overlapping."
         self.refuse_unless_rotary(language_model.name)
-        self.checked = False
+        self.checked: bool | None = None
 
     def refuse_unless_rotary(self, name: str) -> None:
         """Refuse by name what makes cached keys depend on where the window stands."""
@@ -114,25 +125,31 @@ class RotaryCache:
 
         All cached keys turn by a common offset, so every distance stays. Rotation by -d is exact in the angles
         because they are taken in float64. Where something stands before the text, in the first `room` positions, the
-        text is kept right behind it: rotated back by what has left the cache.
+        text is kept right behind it: rotated back by what has left the cache. The sink has its place before the
+        oldest key in either case.
         """
         first = window.position - 1 - cache.origin
-        offset = first - cache.length - room
+        offset = first - cache.length - room - len(window.sink[: window.position - 1 - cache.length])
         if offset == 0 or (not room and first + window.new <= LAST_POSITION):
             return cache
-        if not self.checked:
-            self.check_rotation()
-            self.checked = True
+        if cache.length and not self.turns:
+            raise DriftError(
+                f"the rotary layout of {self.model.config.model_type} is unknown, so documents beyond {LAST_POSITION} "
+                f"tokens, and what stands before a text, cannot be read in cached windows; give `Windows.window` "
+                f"overlapping or cut documents with `Stream.piece` BYTES."
+            )
         return KeyValues(self.rotated_back(cache.layers, offset), cache.origin + offset)
 
     def rotated_back(self, layers: tuple[tuple[Tensor, Tensor], ...], offset: int) -> tuple[tuple[Tensor, Tensor], ...]:
         """Return keys as the model would have made them `offset` positions earlier; values stay."""
+        found = [self.frequencies(index) for index in range(len(layers))]
         return tuple(
-            (rotated(keys, self.frequencies(index), -offset), values) for index, (keys, values) in enumerate(layers)
+            (keys if one is None else rotated(keys, one, -offset), values)
+            for one, (keys, values) in zip(found, layers, strict=True)
         )
 
-    def frequencies(self, layer: int) -> Tensor:
-        """Return the rotary frequencies of a layer, (R / 2,) for R rotated dimensions."""
+    def frequencies(self, layer: int) -> Tensor | None:
+        """Return the rotary frequencies of a layer, (R / 2,) for R rotated dimensions; None where they are hidden."""
         config = self.model.config.get_text_config()
         kinds = getattr(config, "layer_types", None)
         for module in self.model.modules():
@@ -140,14 +157,18 @@ class RotaryCache:
                 found = getattr(module, name, None)
                 if isinstance(found, Tensor):
                     return found
-        raise DriftError(
-            f"{config.model_type} hides its rotary frequencies, so documents beyond {LAST_POSITION} tokens cannot be "
-            f"read in cached windows; give `Windows.window` overlapping or cut documents with `Stream.piece` BYTES."
-        )
+        return None
+
+    @property
+    def turns(self) -> bool:
+        """Whether keys can be turned: the rotary layout is the usual halves, and the frequencies are to be had."""
+        if self.checked is None:
+            self.checked = self.rotates()
+        return self.checked
 
     @torch.no_grad()
-    def check_rotation(self) -> None:
-        """Refuse a rotary layout that is not the usual halves: rotate the model's own keys and compare."""
+    def rotates(self) -> bool:
+        """Turn the model's own keys, and compare them with those it makes there."""
         ids, offset = self.probe(), 1000
         here = torch.arange(ids.shape[1], device=self.device)[None]
         caches = []
@@ -155,14 +176,10 @@ class RotaryCache:
             cache = DynamicCache()
             self.model(input_ids=ids, position_ids=here + shift, past_key_values=cache, use_cache=True)
             caches.append(KeyValues().extended(cache).layers)
-        for (expected, _), (turned, _) in zip(caches[0], self.rotated_back(caches[1], offset), strict=True):
-            if (expected - turned).abs().max() > 1e-2 * expected.abs().max():
-                raise DriftError(
-                    f"the rotary layout of {self.model.config.model_type} is unknown, so documents beyond "
-                    f"{LAST_POSITION} tokens cannot be read in cached windows; give `Windows.window` overlapping or "
-                    f"cut "
-                    f"documents with `Stream.piece` BYTES."
-                )
+        if any(self.frequencies(layer) is None for layer in range(len(caches[0]))):
+            return False
+        pairs = zip(caches[0], self.rotated_back(caches[1], offset), strict=True)
+        return all((here - turned).abs().max() <= 1e-2 * here.abs().max() for (here, _), (turned, _) in pairs)
 
 
 def rotated(keys: Tensor, frequencies: Tensor, offset: int) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.core.errors import DriftError
 from driftlm.models.quantized import keep_as_loaded, quantization
+from driftlm.streams.windows import Windows
 
 CACHE_LINE = 64  # bytes
 BUNDLED = Path(__file__).parent / "bundled"
@@ -240,17 +241,38 @@ def refuse_unless_causal(model: Any, source: str) -> None:
         )
 
 
-def refuse_long_context(language_model: LanguageModel, context: int) -> None:
-    """Refuse a context that the model's positions cannot hold."""
-    positions = language_model.positions
+def positions_for_windows(language_model: LanguageModel) -> int | None:
+    """Return the most positions that a window can take; None where there is no limit."""
     rope = getattr(language_model.model.config.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         # Its angles change beyond this length, and a document's length would show in its last window's scores.
-        positions = rope.get("original_max_position_embeddings", positions)
-    if positions is not None and context > positions:
+        return rope.get("original_max_position_embeddings", language_model.positions)
+    return language_model.positions
+
+
+def fitted(language_model: LanguageModel, windows: Windows) -> Windows:
+    """Return the default windows halved until the model's positions hold them; windows that were chosen as they are.
+
+    Example (a model of 1,024 positions):
+        >>> fitted(load(), Windows()).context
+        512
+    """
+    positions = positions_for_windows(language_model)
+    if windows == Windows(windows.window, sink=windows.sink) and positions is not None:
+        while windows.longest > positions and windows.stride > 1:
+            windows = replace(windows, context=windows.context // 2, stride=windows.stride // 2)
+    return windows
+
+
+def refuse_long_context(language_model: LanguageModel, windows: Windows, taken: int = 0) -> None:
+    """Refuse windows that the model's positions cannot hold, with their sink and what else takes positions."""
+    positions = positions_for_windows(language_model)
+    if positions is not None and windows.longest + taken > positions:
+        before = {"of the sink": windows.sink, "of what stands before": taken}
+        added = "".join(f" and {count} {name}" for name, count in before.items() if count)
         raise DriftError(
-            f"`Windows.context` {context} exceeds the {positions} positions of {language_model.name!r}; "
-            f"give at most {positions}."
+            f"`Windows.context` {windows.context}{added} {'exceed' if added else 'exceeds'} the {positions} positions "
+            f"of {language_model.name!r}; give at most {positions - windows.sink - taken}."
         )
 
 

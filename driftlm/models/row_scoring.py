@@ -35,10 +35,14 @@ def score_rows(
         scorer: of the model.
         windows: one a row.
         modulated: what changes the model for each row.
-        caches: keys and values that each row attends to; the windows' last S inputs are fed then, otherwise all.
+        caches: keys and values that each row attends to, those of its sink first; the windows' last S inputs are fed
+            then, otherwise all inputs behind the sink.
         keep: positions that stay in the caches that are returned.
     """
-    fed = [window.inputs if caches is None else window.inputs[-window.new :] for window in windows]
+    fed = [
+        (*window.sink[: window.start], *window.inputs) if caches is None else window.inputs[-window.new :]
+        for window in windows
+    ]
     ids = padded(fed)[0].to(scorer.device)
     with modulating(scorer.language_model, modulated) as attended:
         arguments = (
@@ -93,7 +97,7 @@ def stacked(caches: Sequence[KeyValues], longest: int) -> Iterator[tuple[Tensor,
 def row_of(attended: DynamicCache, row: int, before: KeyValues, longest: int, new: int, keep: int) -> KeyValues:
     """Return the last `keep` positions of a row, its padding on both sides left out; views, without a graph."""
     end = longest + new
-    start = max(longest - before.length, end - keep)
+    start = max(longest - before.length + before.sink, end - keep)
     if start == end:
         return KeyValues((), before.origin)
     layers = (

@@ -66,18 +66,24 @@ class Scorer:
         Args:
             window: C tokens at most.
             cache: keys and values to attend to; the window's last S inputs are fed then, otherwise all inputs.
-            before: what stands before all of it, and is no part of the cache that is returned. With a cache, its
-                origin makes the room.
+            before: what stands before all of it but the sink, and is no part of the cache that is returned. With a
+                cache, its origin makes the room.
+
+        The sink is read before it: with a cache, at the positions just before what else is read or cached, without a
+        gradient, unless the cache begins with it.
         """
         new = window.new
         targets = torch.tensor(window.targets, device=self.device)
         arguments: dict[str, Any] = {"use_cache": False}
         with modulating(self.language_model, before.modulated) as attended:
             if cache is None:
-                fed, first = (*before.tokens, *window.inputs), attended.get_seq_length()
+                lead = (*window.sink[: window.start], *before.tokens)
+                fed, first = (*lead, *window.inputs), attended.get_seq_length()
             else:
                 fed, first = window.inputs[-new:], window.position - 1 - cache.origin
-                self.read(before.tokens, first - cache.length - len(before.tokens), attended)
+                sink = () if cache.sink else window.sink[: window.position - 1 - cache.length]
+                lead = (*sink, *before.tokens)
+                self.read(lead, first - cache.length - len(lead), attended)
             skip = attended.get_seq_length()
             if cache is not None or before.modulated is not None:
                 for layer, (keys, values) in enumerate(cache.layers if cache else ()):
@@ -93,7 +99,7 @@ class Scorer:
             else:
                 logits = self.model(input_ids=ids, **arguments, logits_to_keep=new).logits[0, -new:].float()  # (S, V)
                 nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
-        return Forward(nats, finite, None if cache is None else cache.extended(attended, skip))
+        return Forward(nats, finite, None if cache is None else cache.extended(attended, skip + cache.sink))
 
     @torch.no_grad()
     def read(self, tokens: Sequence[int], first: int, cache: DynamicCache) -> None:

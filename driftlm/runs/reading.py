@@ -18,7 +18,7 @@ from driftlm.memories.base import Memory
 from driftlm.memories.build import memory_for
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
-from driftlm.models.loading import BUNDLED
+from driftlm.models.loading import BUNDLED, fitted
 from driftlm.models.machine import Machine
 from driftlm.runs import formats
 from driftlm.runs.driver import Driver, Reading
@@ -133,7 +133,7 @@ def settings_of(config: dict[str, Any]) -> MemorySettings:
     rest["sources"] = tuple(rest.get("sources", ()))
     if "aggregation" in rest:
         rest["aggregation"] = Aggregation(**rest["aggregation"])
-    return MemorySettings(Windows(**config["windows"]), Learning(**config["learning"]), **rest)
+    return MemorySettings(Windows.of(config["windows"]), Learning(**config["learning"]), **rest)
 
 
 def memory_of(reading: Reading) -> Memory:
@@ -156,6 +156,12 @@ def memory_of(reading: Reading) -> Memory:
         learning = replace(learning, statistics=str(BUNDLED / "statistics.safetensors"))
         reading.settings = replace(reading.settings, learning=learning)
         config["learning"] = learning.described()
+    windows = fitted(language_model, reading.settings.windows)
+    if windows != reading.settings.windows:
+        reading.settings = replace(reading.settings, windows=windows)
+        config["windows"] = asdict(windows)
+        say = f"driftlm: windows of {windows.context} tokens, {windows.stride} of them new, for a model of"
+        print(f"{say} {language_model.positions} positions", file=sys.stderr)
     memory = memory_for(reading.settings, language_model, trainable=start.trainable, in_place=True)
     learner = next(iter(memory.learners().values()), None)
     reading.continues = start.trainable is not None

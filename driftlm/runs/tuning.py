@@ -203,7 +203,7 @@ def grids_of(language_model: LanguageModel) -> list[Windows]:
 def fits(language_model: LanguageModel, windows: Windows) -> bool:
     """Tell whether a model has the positions, and keys that can be kept where they are."""
     try:
-        refuse_long_context(language_model, windows.context)
+        refuse_long_context(language_model, windows)
         WeightMemory(language_model, windows, FROZEN)
     except DriftError:
         return False

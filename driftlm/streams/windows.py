@@ -1,8 +1,8 @@
 """A document becomes windows on a fixed grid: every token is new in exactly one of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from driftlm.core.errors import DriftError
 
@@ -16,11 +16,14 @@ class Windows:
             which attend to the keys and values of the `context - stride` before (`cached`, Transformer-XL style).
         context: Let a new token depend on so many tokens, the window's own included (C).
         stride: Score so many new tokens in one window (S <= C).
+        sink: Keep so many of a document's first tokens, BOS among them, at the left of every window that would not
+            hold them, on top of the context (n). Attention of many models rests on them, and scores badly without.
     """
 
     window: Literal["overlapping", "cached"] = "overlapping"
     context: int = 512
     stride: int = 256
+    sink: int = 1
 
     def __post_init__(self) -> None:
         if self.window not in ("overlapping", "cached"):
@@ -39,6 +42,23 @@ class Windows:
                 f"unread; "
                 f"give a stride of at most {self.context}."
             )
+        if self.sink < 0:
+            raise DriftError(f"`Windows.sink` was {self.sink}; give a number of tokens, or 0 for none.")
+
+    @property
+    def longest(self) -> int:
+        """Return the most tokens that attend to each other: the context and the sink before it."""
+        return self.context + self.sink
+
+    @property
+    def kept(self) -> int:
+        """Return the positions whose keys and values a cached window keeps for the next (C - S)."""
+        return self.context - self.stride
+
+    @staticmethod
+    def of(held: Mapping[str, Any]) -> "Windows":
+        """Return what a folder holds; one written before there were sinks keeps its grid, which had none."""
+        return Windows(**{"sink": 0, **held})
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,7 @@ class Window:
         position: p, the position in `ids` of the first new token.
         inputs: `ids[max(0, p - 1 + S - C) : p - 1 + new]`: at most C tokens; the left end is where a full window
             would have it, so the document's length never shows. A cached memory feeds only the last `new`.
+        sink: `ids[:min(n, p - 1)]`, which stand before the inputs where these do not hold them.
         targets: the `new` tokens themselves; the last `new` inputs predict them.
         bytes: UTF-8 bytes of the source that the targets span.
         last: whether the document ends here.
@@ -65,11 +86,17 @@ class Window:
     targets: tuple[int, ...]
     bytes: int
     last: bool
+    sink: tuple[int, ...] = ()
 
     @property
     def new(self) -> int:
         """Return the number of new tokens."""
         return len(self.targets)
+
+    @property
+    def start(self) -> int:
+        """Return the position in `ids` of the first input."""
+        return self.position - 1 + self.new - len(self.inputs)
 
 
 def split(
@@ -88,6 +115,8 @@ def split(
         >>> grid = Windows("overlapping", context=4, stride=2)
         >>> [(w.inputs, w.targets) for w in split("d", [0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], grid)]
         [((0, 1), (1, 2)), ((0, 1, 2, 3), (3, 4)), ((2, 3, 4), (5,))]
+        >>> [w.sink[: w.start] for w in split("d", [0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], grid)]
+        [(), (), (0,)]
     """
     context, stride = windows.context, windows.stride
     for p in range(1 + first * stride, len(ids), stride):
@@ -100,4 +129,5 @@ def split(
             targets=tuple(ids[p:stop]),
             bytes=byte_ends[stop - 2] - (byte_ends[p - 2] if p > 1 else 0),
             last=stop == len(ids),
+            sink=tuple(ids[: min(windows.sink, p - 1)]),
         )

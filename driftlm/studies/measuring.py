@@ -23,7 +23,7 @@ from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
 from driftlm.models.loading import BUNDLED, LanguageModel, load
 from driftlm.runs.folder import line
-from driftlm.streams.windows import Windows, split
+from driftlm.streams.windows import split
 from driftlm.studies.cells import Cell
 from driftlm.studies.parts import Part, Tokenized, parts_of
 
@@ -176,7 +176,7 @@ def passed(memory: Memory, log: Path) -> Passed:
 
 def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) -> None:
     """Pass with Adam over all windows of the parts, in all weights, which the model keeps."""
-    grid = Windows("overlapping", reading.windows.context, reading.windows.stride)
+    grid = replace(reading.windows, window="overlapping")
     memory = WeightMemory(language_model, grid, Learning(rule="adam", learning_rate=reading.rate))
     windows = [window for part in parts for window in split(part.id, part.ids, part.byte_ends, grid)]
     order = random.Random(reading.seed)

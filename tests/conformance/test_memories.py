@@ -54,6 +54,7 @@ class Stream:
     stride: int
     documents: tuple[tuple[int, ...], ...]
     at: int
+    sink: int = 1
 
     def texts(self) -> list[Document]:
         return [spelled(tokens, f"document {i}") for i, tokens in enumerate(self.documents)]
@@ -71,7 +72,7 @@ def streams(draw: st.DrawFn) -> Stream:
     token = st.integers(1, 6) | st.integers(1, VOCABULARY - 1)
     documents = draw(st.lists(st.lists(token, min_size=1, max_size=12).map(tuple), min_size=1, max_size=3))
     tokens = sum(map(len, documents))
-    return Stream(context, stride, tuple(documents), draw(st.integers(0, tokens - 1)))
+    return Stream(context, stride, tuple(documents), draw(st.integers(0, tokens - 1)), draw(st.integers(0, 4)))
 
 
 TYPICAL = Stream(12, 5, ((5, 9, 5, 9, 5, 9, 7, 120, 5, 9, 5, 9), (8,), (5, 9, 5, 9, 5, 9)), 9)
@@ -92,7 +93,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def made(
         case: Case, stream: Stream = TYPICAL, idle: bool = False, model: LanguageModel | None = None, **windows: Any
     ) -> Memory:
-        grid = Windows(case.window, stream.context, stream.stride)  # type: ignore[arg-type]
+        grid = Windows(case.window, stream.context, stream.stride, stream.sink)  # type: ignore[arg-type]
         folder: Path = tmp_path_factory.mktemp("memory")
         maker = MEMORIES.load(case.memory).examples()[case.example]
         return reads_numbers(maker(model or language_model(case.family), grid, folder, idle))
@@ -166,7 +167,7 @@ def test_a_score_does_not_depend_on_later_tokens(make: Make, case: Case, stream:
 @every_case
 @on_some_streams
 def test_a_memory_that_learns_nothing_is_the_static_model(make: Make, case: Case, stream: Stream) -> None:
-    grid = Windows(case.window, stream.context, stream.stride)  # type: ignore[arg-type]
+    grid = Windows(case.window, stream.context, stream.stride, stream.sink)  # type: ignore[arg-type]
     static = reads_numbers(WeightMemory(language_model(case.family), grid, Learning("none")))
     difference = read(make(case, stream, idle=True), stream.texts()) - read(static, stream.texts())
     assert difference.abs().max() <= 1e-6

@@ -20,7 +20,7 @@ from driftlm.models import scoring
 from driftlm.runs.folder import Run, line
 from driftlm.streams.windows import Window
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
-from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, windows_of
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
@@ -46,7 +46,8 @@ def agree(family: str, grid: Windows, settings: dict[str, Any]) -> None:
     formula, windows = formula_of(memory), windows_of(grid)
     for window, counted in zip(windows, counted_flops(memory, windows), strict=True):
         shape = shape_of(window, grid)
-        expected = formula.score(shape) + (formula.learn(shape) if memory.parameters else 0)
+        expected = formula.score(shape) + formula.sink(sink_of(window, grid))
+        expected += formula.learn(shape) if memory.parameters else 0
         assert expected == pytest.approx(counted, rel=TOLERANCE)
 
 
@@ -89,7 +90,7 @@ CADENCES = [
 
 @pytest.mark.parametrize(("kind", "settings"), CADENCES)
 def test_a_run_costs_what_a_counter_sees(kind: Any, settings: dict[str, Any], tmp_path: Path) -> None:
-    memory = eager(weight_memory("llama", Windows(kind, 32, 16), learning_rate=0.01, **settings))
+    memory = eager(weight_memory("llama", Windows(kind, 32, 16, sink=3), learning_rate=0.01, **settings))
     flops, counted = logged(memory, tmp_path)
     assert flops.products == pytest.approx(counted, rel=TOLERANCE)
     parameters = sum(p.numel() for p in memory.parameters)
@@ -102,7 +103,8 @@ def test_a_run_that_went_back_costs_what_a_counter_sees(tmp_path: Path) -> None:
     formula, looks, look = formula_of(memory), [], memory.prior_nats
 
     def looking(window: Window, before: Any) -> Any:
-        looks.append(formula.score(Shape(len(window.inputs), len(window.inputs), window.new)))
+        fed = len(window.sink[: window.start]) + len(window.inputs)
+        looks.append(formula.score(Shape(fed, fed, window.new)))
         return look(window, before)
 
     memory.prior_nats = looking  # type: ignore[method-assign]

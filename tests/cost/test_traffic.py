@@ -22,7 +22,7 @@ from driftlm.models.scoring import KEPT_LOGITS
 from driftlm.runs.folder import Run, line
 from driftlm.streams.documents import Document
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
-from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, windows_of
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
@@ -75,7 +75,8 @@ def agree(memory: WeightMemory, grid: Windows, change: Callable[[Any], None] = l
             memory.score(window)
             memory.learn(window)
         shape = shape_of(window, grid)
-        expected = formula.score(shape) + (formula.learn(shape) if memory.parameters else 0)
+        expected = formula.score(shape) + formula.sink(sink_of(window, grid))
+        expected += formula.learn(shape) if memory.parameters else 0
         assert expected == pytest.approx(counter.bytes, rel=TOLERANCE)
 
 

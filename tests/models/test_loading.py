@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedModel
 
 from driftlm import DriftError, Windows, load
-from driftlm.models.loading import LanguageModel, refuse_long_context
+from driftlm.models.loading import LanguageModel, fitted, refuse_long_context
 from driftlm.streams.windows import split
 from tests.support.build import TOKENIZER, language_model
 from tests.support.families import BOS, BOS_TOKEN, FAMILIES, POSITIONS, VOCABULARY, llama, tiny_tokenizer
@@ -198,11 +199,15 @@ def test_a_model_that_looks_at_later_tokens_is_refused(tmp_path: Path, name: str
 
 def test_a_context_beyond_the_positions_is_refused() -> None:
     language = language_model("gpt2")
-    refuse_long_context(language, POSITIONS)
+    refuse_long_context(language, Windows(context=POSITIONS - 2, sink=2))
     with pytest.raises(
-        DriftError, match=rf"`Windows.context` {POSITIONS + 1} exceeds the {POSITIONS} positions of 'tiny-gpt2'"
+        DriftError,
+        match=rf"`Windows.context` {POSITIONS - 1} and 2 of the sink exceed the {POSITIONS} positions of 'tiny-gpt2'; "
+        rf"give at most {POSITIONS - 2}",
     ):
-        refuse_long_context(language, POSITIONS + 1)
+        refuse_long_context(language, Windows(context=POSITIONS - 1, sink=2))
+    with pytest.raises(DriftError, match=rf"`Windows.context` {POSITIONS + 1} exceeds the {POSITIONS} positions"):
+        refuse_long_context(language, Windows(context=POSITIONS + 1, sink=0))
 
 
 def test_a_context_over_which_rotary_angles_change_is_refused() -> None:
@@ -211,9 +216,10 @@ def test_a_context_over_which_rotary_angles_change_is_refused() -> None:
             "long_factor": [8.0] * 4, "original_max_position_embeddings": 32}  # fmt: skip
     model = tiny("LlamaForCausalLM", max_position_embeddings=256, rope_parameters=rope)
     language = LanguageModel(model, TOKENIZER, "long", BOS, "")
-    refuse_long_context(language, 32)
+    short = Windows(stride=16, context=32, sink=0)
+    refuse_long_context(language, short)
     with pytest.raises(DriftError, match="`Windows.context` 33 exceeds the 32 positions of 'long'; give at most 32"):
-        refuse_long_context(language, 33)
+        refuse_long_context(language, replace(short, context=33))
 
 
 # ------------------------------------------------------------------------------------------- the token before it all
@@ -302,3 +308,12 @@ def test_text_stands_as_it_is() -> None:
 def test_a_text_without_tokens_is_refused() -> None:
     with pytest.raises(DriftError, match="the document has no token"):
         language_model("llama").encode("")
+
+
+def test_default_windows_are_halved_until_a_model_holds_them_and_chosen_ones_stay() -> None:
+    language = language_model("gpt2")
+    assert POSITIONS == 512
+    assert fitted(language, Windows()) == Windows(context=256, stride=128)
+    assert fitted(language, Windows("cached", sink=0)) == Windows("cached", sink=0)
+    chosen = Windows(context=600, stride=200)
+    assert fitted(language, chosen) == chosen

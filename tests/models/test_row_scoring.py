@@ -11,6 +11,7 @@ from driftlm.models import row_scoring
 from driftlm.models.cache import KeyValues
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import Scorer
+from driftlm.models.sink import behind_sinks
 from driftlm.streams.windows import Window, split
 from tests.support.build import language_model
 from tests.support.families import CACHED_FAMILIES, FAMILIES, VOCABULARY, random_ids
@@ -19,18 +20,18 @@ LENGTHS, STRIDE, CONTEXT = [60, 5, 30, 19], 8, 20
 BOTH = [(family, "overlapping") for family in FAMILIES] + [(family, "cached") for family in CACHED_FAMILIES]
 
 
-def documents(window: Any) -> list[list[Window]]:
-    grid = Windows(window, CONTEXT, STRIDE)
+def documents(window: Any, sink: int = 1) -> list[list[Window]]:
+    grid = Windows(window, CONTEXT, STRIDE, sink)
     return [list(split(str(row), random_ids(length, row), range(length), grid)) for row, length in enumerate(LENGTHS)]
 
 
 @pytest.mark.parametrize(("family", "window"), BOTH)
-@pytest.mark.parametrize("plain", [True, False], ids=["plain head", "own head"])
+@pytest.mark.parametrize(("plain", "sink"), [(True, 3), (False, 0)], ids=["plain head, sink", "own head"])
 @torch.no_grad()
-def test_rows_at_different_places_are_scored_as_alone(family: str, window: str, plain: bool) -> None:
+def test_rows_at_different_places_are_scored_as_alone(family: str, window: str, plain: bool, sink: int) -> None:
     scorer = Scorer(language_model(family))
     scorer.plain_head = plain
-    read, keep = documents(window), CONTEXT - STRIDE
+    read, keep = documents(window, sink), CONTEXT - STRIDE
     # Rows begin at different rounds, so that a first window stands beside a full one and beside a last, short one.
     alone: list[KeyValues | None] = [KeyValues() if window == "cached" else None] * len(read)
     together = list(alone)
@@ -38,6 +39,7 @@ def test_rows_at_different_places_are_scored_as_alone(family: str, window: str, 
         rows = [row for row, windows in enumerate(read) if 0 <= turn - row < len(windows)]
         now = [read[row][turn - row] for row in rows]
         caches = [cache for row in rows if (cache := together[row]) is not None] if window == "cached" else None
+        caches = None if caches is None else behind_sinks(scorer, now, caches)
         for row, one, scored in zip(rows, now, score_rows(scorer, now, None, caches, keep), strict=True):
             expected = scorer.forward(one, alone[row])
             torch.testing.assert_close(scored.nats, expected.nats, atol=1e-5, rtol=1e-5)

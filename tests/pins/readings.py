@@ -33,7 +33,8 @@ WORLD = facts(12, seed=1, changed=0.2)
 TEXTS = WORLD.documents
 TINY_TOKENIZER = tiny_tokenizer()
 KINDS = ("overlapping", "cached")
-BUNDLED_GRID, TINY_GRID = (64, 32), (32, 16)
+# Without a sink, which the pinned code had not.
+BUNDLED_GRID, TINY_GRID = (64, 32, 0), (32, 16, 0)
 PARAMETRISATIONS: dict[str, dict[str, Any]] = {
     "all": {"learn": "all"},
     "lora": {"learn": "lora", "rank": 4},
@@ -128,6 +129,15 @@ def families() -> Rows:
                     yield f"{family}, {kind}, {rule}, {name}", reading(memory, TEXTS[:2], compares=name == "all")
 
 
+def sinks() -> Rows:
+    """Windows with a sink, in full attention and with sliding layers."""
+    for family in ("llama", "gemma"):
+        for kind in KINDS:
+            grid = Windows(kind, *TINY_GRID[:2], sink=2)  # type: ignore[arg-type]
+            memory = WeightMemory(tiny(family), grid, Learning(**RULES["adam"]))
+            yield f"{family}, {kind}", reading(memory, TEXTS, compares=True)
+
+
 def rules() -> Rows:
     """Every rule with every parametrisation and both windows."""
     with TemporaryDirectory() as folder:
@@ -181,7 +191,7 @@ def bundled() -> Rows:
         for salience in ("tfidf", "spans", "camels"):
             memory = bundled_memory(kind, rule="sgd", learning_rate=0.05, salience=salience)
             yield f"{kind}, {salience}", reading(memory, TEXTS[:3])
-    yield "long windows", reading(WeightMemory(load(), Windows("cached", 128, 64)), [long_document()])
+    yield "long windows", reading(WeightMemory(load(), Windows("cached", 128, 64, 0)), [long_document()])
 
 
 def long_document() -> Document:

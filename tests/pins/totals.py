@@ -17,12 +17,13 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 import torch
 
 from tests.pins.answers import banks, retrieval, states, training
-from tests.pins.readings import Row, Rows, bundled, cadences, families, mixtures, rows_side_by_side, rules
+from tests.pins.readings import Row, Rows, bundled, cadences, families, mixtures, rows_side_by_side, rules, sinks
 
 Table = dict[str, Row]
 
 GROUPS: dict[str, Callable[[], Rows]] = {
     "families": families,
+    "sinks": sinks,
     "rules": rules,
     "cadences": cadences,
     "bundled": bundled,

@@ -24,7 +24,7 @@ WRONG, NOT_A_NUMBER = -6.0, math.nan  # scales of the last norm: sure of the wro
 
 
 def memory_of(window: Any = "overlapping", family: str = "llama", stride: int = 8, **learning: Any) -> WeightMemory:
-    return weight_memory(family, Windows(window, 16, stride), **{"learning_rate": RATE} | learning)
+    return weight_memory(family, Windows(window, 16, stride, sink=0), **{"learning_rate": RATE} | learning)
 
 
 def windows_of(memory: WeightMemory, length: int, name: str = "d", seed: int = 0) -> list[Window]:

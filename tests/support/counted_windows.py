@@ -21,8 +21,9 @@ TOKENS = 41  # two whole windows, the first of which has nothing before it, and 
 
 def eager(memory: Any) -> Any:
     """A memory whose attention the counter sees into."""
-    for one in (memory, *getattr(memory, "active", ())):
+    for one in (memory, getattr(memory, "frozen", memory), *getattr(memory, "active", ())):
         one.language_model.model.set_attn_implementation("eager")
+        assert not getattr(one, "rotary", None) or one.rotary.turns  # is tried once, in passes of its own
     return memory
 
 
@@ -34,9 +35,15 @@ def windows_of(grid: Windows, tokens: int = TOKENS) -> list[Window]:
 
 def shape_of(window: Window, grid: Windows) -> Shape:
     """Fed, attended to and new, from the window itself."""
+    sink = len(window.sink[: window.start])
     if grid.window == "overlapping":
-        return Shape(len(window.inputs), len(window.inputs), window.new)
-    return Shape(window.new, min(len(window.inputs), grid.context - grid.stride + window.new), window.new)
+        return Shape(sink + len(window.inputs), sink + len(window.inputs), window.new)
+    return Shape(window.new, sink + min(len(window.inputs), grid.kept + window.new), window.new)
+
+
+def sink_of(window: Window, grid: Windows) -> int:
+    """Tokens of the sink in a pass of their own, where weights have changed since the window before."""
+    return len(window.sink[: window.start]) if grid.window == "cached" else 0
 
 
 def of_another_kind(memory: WeightMemory) -> None:

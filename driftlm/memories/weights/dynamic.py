@@ -30,6 +30,7 @@ from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.loading import LanguageModel, load, refuse_long_context
 from driftlm.models.modulated import Before
 from driftlm.models.scoring import NOTHING, Forward, Scorer
+from driftlm.models.sink import Sink
 from driftlm.models.trainable import Trainable
 from driftlm.streams.documents import Document
 from driftlm.streams.windows import Window, Windows
@@ -75,10 +76,11 @@ class WeightMemory(Memory):
     ) -> None:
         self.language_model = model if isinstance(model, LanguageModel) else load(model)
         self.windows, self.learning = windows, learning
-        refuse_long_context(self.language_model, windows.context)
+        refuse_long_context(self.language_model, windows)
         self.rotary = RotaryCache(self.language_model) if windows.window == "cached" else None
         self.trainable = trainable or chosen_by(learning, self.language_model)
         self.scorer = Scorer(self.language_model)
+        self.sink = Sink(self.scorer, self.rotary)
         self.parameters = list(self.trainable.parameters.values())
         self.prior = Prior(self.trainable)
         self.salience = salience_of(learning, self.language_model, self.prior, windows.context)
@@ -99,6 +101,7 @@ class WeightMemory(Memory):
         if self.protection is not None:
             self.protection.reset()
         self.cache = self.empty_cache()
+        self.sink.drop()
         self.scored: Scored | None = None
         self.events: tuple[Event, ...] = ()
 
@@ -108,17 +111,9 @@ class WeightMemory(Memory):
         if settings.rule == "rms":
             statistics = Statistics.for_model(self.language_model, settings.statistics)
             rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
-        rule: Rule = rule_class(settings.rule)(
-            RuleSettings(
-                settings.momentum,
-                settings.decay,
-                settings.epsilon,
-                self.prior.values,
-                rms,
-                normalizer,
-                RULES.settings(settings.rule, settings.options),
-            )
-        )
+        own = RULES.settings(settings.rule, settings.options)
+        numbers = settings.momentum, settings.decay, settings.epsilon
+        rule: Rule = rule_class(settings.rule)(RuleSettings(*numbers, self.prior.values, rms, normalizer, own))
         return rule
 
     def values(self) -> list[Tensor]:
@@ -151,10 +146,12 @@ class WeightMemory(Memory):
         cache = self.rotary.before(self.cache, window, self.room) if self.rotary and self.cache else None
         fed = window
         if before.tokens:
-            left = self.windows.context - len(before.tokens)
-            fed = replace(window, inputs=window.inputs[-(max(left - self.windows.stride, 0) + window.new) :])
-            cache = None if cache is None else cache.trimmed(max(left - self.windows.stride, 0))
+            # What the sink holds is left out of the window, so that there is one BOS in all.
+            kept = min(self.windows.kept - len(before.tokens), window.position - 1 - len(window.sink))
+            fed = replace(window, inputs=window.inputs[-(kept + window.new) :])
+            cache = None if cache is None else cache.trimmed(kept)
         if forward is None:
+            cache = self.sink.before(cache, window) if cache and before == NOTHING else cache
             with torch.set_grad_enabled(self.schedule.due()):
                 forward = self.scorer.forward(fed, cache, before)
         self.scored = self.schedule.judge(window, forward, lambda: self.prior_nats(fed, before))
@@ -174,7 +171,7 @@ class WeightMemory(Memory):
         self.counts.prior_used += 0 if scored.finite else int((~scored.forward.finite).sum())
         self.counts.skipped_updates += decision.skip
         if scored.forward.cache is not None:
-            self.cache = scored.forward.cache.trimmed(self.windows.context - self.windows.stride)
+            self.cache = scored.forward.cache.trimmed(self.windows.kept)
         if decision.go_back:
             self.go_back()
         elif decision.learn:
@@ -239,6 +236,7 @@ class WeightMemory(Memory):
         if self.protection is not None:
             self.protection.after(self.values())
         self.drop_gradients()
+        self.sink.drop()
         self.counts.updates += 1
 
     def go_back(self) -> None:
@@ -248,6 +246,7 @@ class WeightMemory(Memory):
         self.rate.div_(2)
         self.cache = self.empty_cache()
         self.drop_gradients()
+        self.sink.drop()
         self.counts.rollbacks += 1
 
     def drop_gradients(self) -> None:

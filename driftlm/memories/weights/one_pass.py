@@ -13,6 +13,7 @@ from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.models.row_lora import in_place_of, lora_layers
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import Forward
+from driftlm.models.sink import behind_sinks
 from driftlm.streams.windows import Window
 
 
@@ -39,9 +40,10 @@ class OnePass:
                 name: torch.stack([one.trainable.parameters[name] for one in self.learners])
                 for name in first.trainable.parameters
             }
-            keep = first.windows.context - first.windows.stride
-            modulated = in_place_of(self.layers, stacked)
-            return score_rows(first.scorer, [window] * len(self.learners), modulated, caches or None, keep)
+            modulated, windows = in_place_of(self.layers, stacked), [window] * len(self.learners)
+            if caches:
+                caches = behind_sinks(first.scorer, windows, caches, modulated)
+            return score_rows(first.scorer, windows, modulated, caches or None, first.windows.kept)
 
     def backward(self) -> None:
         """The gradients that learners want of the window they scored, added to those that wait."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from driftlm.memories.base import Counts, Event, State
 from driftlm.models.cache import KeyValues, RotaryCache
 from driftlm.models.scoring import Forward, Scorer
+from driftlm.models.sink import Sink
 from driftlm.models.trainable import Trainable
 from driftlm.streams.windows import Window, Windows
 
@@ -55,6 +56,7 @@ class StaticModel:
 
     def __init__(self, prior: Prior, scorer: Scorer, rotary: RotaryCache | None, windows: Windows) -> None:
         self.prior, self.scorer, self.rotary, self.windows = prior, scorer, rotary, windows
+        self.sink = Sink(scorer, rotary)
         self.counts = Counts()
         self.events: tuple[Event, ...] = ()
         self.cache: KeyValues | None = None
@@ -70,6 +72,7 @@ class StaticModel:
         if self.scored is None or self.scored[0] != window:
             cache = self.rotary.before(self.cache, window) if self.rotary and self.cache else None
             with torch.no_grad(), self.prior.in_force():
+                cache = self.sink.before(cache, window) if cache else None
                 self.scored = window, self.scorer.forward(window, cache)
         return self.scored[1]
 
@@ -77,7 +80,7 @@ class StaticModel:
         """Only the cache advances."""
         cache = self.forward(window).cache
         if cache is not None:
-            self.cache = cache.trimmed(self.windows.context - self.windows.stride)
+            self.cache = cache.trimmed(self.windows.kept)
         self.scored = None
 
     def finish(self, document: str) -> None:

@@ -23,6 +23,7 @@ from driftlm.models.cache import KeyValues
 from driftlm.models.row_lora import RowLora
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import NOTHING, Forward
+from driftlm.models.sink import behind_sinks
 from driftlm.streams.windows import Window
 
 
@@ -109,8 +110,10 @@ class WeightRows:
         if rotary:
             caches = [rotary.before(row.cache, one) for row, one in zip(self.rows, windows, strict=True) if row.cache]
         with torch.set_grad_enabled(any(row.schedule.due() for row in self.rows)):
-            keep = self.windows.context - self.windows.stride
-            forwards = score_rows(self.memory.scorer, windows, self.lora.in_force(), caches, keep)
+            scorer, modulated = self.memory.scorer, self.lora.in_force()
+            if caches is not None:
+                caches = behind_sinks(scorer, windows, caches, modulated)
+            forwards = score_rows(scorer, windows, modulated, caches, self.windows.kept)
         told = zip(together([one.nats for one in forwards]), together([one.finite for one in forwards]), strict=True)
         self.scored, self.events = [], []
         for row, window, forward, (nats, finite) in zip(self.rows, windows, forwards, told, strict=True):
@@ -245,8 +248,9 @@ class StaticRows:
         if rotary:
             caches = [rotary.before(cache, one) for cache, one in zip(self.caches, windows, strict=True) if cache]
         with torch.no_grad(), self.memory.prior.in_force():
-            keep = self.windows.context - self.windows.stride
-            forwards = score_rows(self.memory.scorer, windows, None, caches, keep)
+            if caches is not None:
+                caches = behind_sinks(self.memory.scorer, windows, caches)
+            forwards = score_rows(self.memory.scorer, windows, None, caches, self.windows.kept)
         self.after = [one.cache for one in forwards]
         return together([one.nats for one in forwards])
 

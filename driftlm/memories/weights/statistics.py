@@ -128,7 +128,7 @@ def gather(
             before = rotary.before(cache, window) if rotary and cache else None
             forward = scorer.forward(window, before)
             if forward.cache is not None:
-                cache = forward.cache.trimmed(windows.context - windows.stride)
+                cache = forward.cache.trimmed(windows.kept)
             forward.nats.mean().backward()
             for name, parameter in parameters.items():
                 if parameter.grad is not None:

@@ -37,12 +37,13 @@ def compare(
     stride: int,
     folder: Path | None = None,
     by_hand: bool = False,
+    sink: int = 1,
     **learning: Any,
 ) -> None:
     """Read random documents with a memory and with the reference: the same scores, steps and parameters."""
     documents = [random_ids(length, seed) for seed, length in enumerate(lengths)]
     spellings = [spelled(ids[1:], str(index)) for index, ids in enumerate(documents)]
-    grid, statistics = Windows(window, context, stride), None
+    grid, statistics = Windows(window, context, stride, sink), None
     if learning.get("rule") == "rms":
         assert folder is not None
         # Of a text of their own, as in life.
@@ -50,7 +51,9 @@ def compare(
         gathered = gather(reads_numbers(language_model(family)), [spelled(text[1:])], grid)
         gathered.save(folder / "statistics.safetensors")
         learning["statistics"] = str(folder / "statistics.safetensors")
-        statistics = reference_statistics(language_model(family).model, text, window, context, stride, by_hand=by_hand)
+        statistics = reference_statistics(
+            language_model(family).model, text, window, context, stride, by_hand=by_hand, sink=sink
+        )
         assert statistics.keys() == gathered.rms.keys()
         assert all(torch.allclose(gathered.rms[name], statistics[name], rtol=1e-3, atol=1e-6) for name in statistics)
     # The reference has no guard, and a window of a token or two is now and then worse than knowing nothing.
@@ -74,6 +77,7 @@ def compare(
         statistics=statistics,
         reset=settings.reset,
         by_hand=by_hand,
+        sink=sink,
     )
     nats = torch.tensor(theirs.nats, dtype=torch.float64)
     assert ours.shape == nats.shape
@@ -90,6 +94,18 @@ def compare(
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_on_every_family(tmp_path: Path, family: str, window: str, rule: str) -> None:
     compare(family, window, [70], 20, 8, tmp_path, **RULES[rule])
+
+
+@pytest.mark.parametrize(("family", "window"), PLACES)
+@pytest.mark.parametrize("sink", [0, 4])
+def test_every_sink_on_every_family(family: str, window: str, sink: int) -> None:
+    compare(family, window, [70, 3], 20, 8, sink=sink, **RULES["momentum"])
+
+
+@pytest.mark.parametrize(("family", "window"), PLACES)
+@pytest.mark.parametrize("stride", [3, 9, 12])  # S = C: nothing but the sink is seen of the windows before
+def test_a_sink_longer_than_a_stride(family: str, window: str, stride: int) -> None:
+    compare(family, window, [50], 12, stride, sink=5, learning_rate=0.05)
 
 
 @pytest.mark.parametrize("window", ["overlapping", "cached"])
@@ -148,7 +164,7 @@ def test_a_longer_stream(family: str, window: str, rule: str) -> None:
 def test_static_overlapping_windows_equal_a_forward_for_each_token(family: str, context: int, stride: int) -> None:
     ids = random_ids(60)
     ours = read(weight_memory(family, Windows("overlapping", context, stride), learn="none"), [spelled(ids[1:])])
-    theirs = static_overlapping(language_model(family).model, ids, context, stride)
+    theirs = static_overlapping(language_model(family).model, ids, context, stride, sink=1)
     assert (ours - torch.tensor(theirs)).abs().max() <= 1e-5
 
 

@@ -138,7 +138,7 @@ def test_experts_read_as_if_each_were_alone_and_one_diverges(learning: dict[str,
     assert bool((together.double().cumsum(0) <= bound).all())
     expert_weights = memory.expert_weights()
     assert [one["weight"] for one in expert_weights] == pytest.approx(after.weights.tolist(), rel=0, abs=10 * rounding)
-    assert expert_weights[2]["weight"] < (0.01 if share else 1e-6)
+    assert expert_weights[2]["weight"] < (0.1 if share else 1e-6)  # a restart gives it a good window or two
     assert expert_weights[1]["nats_per_token"] == pytest.approx((after.losses[1] / n).item())
     assert memory.counts.rollbacks > 0
     assert memory.best() is (memory.members[int(after.logs.argmax())] or memory.frozen)
@@ -206,7 +206,7 @@ def test_a_model_that_scores_nothing_is_refused() -> None:
     model = language_model("llama")
     with torch.no_grad():
         next(model.model.parameters()).fill_(math.nan)
-    memory = reads_numbers(MixtureMemory(model, Windows(), [Learning(learning_rate=0.0)]))
+    memory = reads_numbers(MixtureMemory(model, Windows(context=16, stride=8), [Learning(learning_rate=0.0)]))
     with pytest.raises(DriftError, match="the model's own score of a at token 1 is not a number"):
         next(read_stream(memory, DOCUMENTS))
 

@@ -32,9 +32,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ABSURD = 1e10
 
 
-def memory_of(family: str, window: Any, **learning: Any) -> WeightMemory:
+def memory_of(family: str, window: Any, sink: int = 1, **learning: Any) -> WeightMemory:
     settings = {"learn": "lora", "rank": 4, "reset": "document"} | learning
-    return weight_memory(family, Windows(window, 20, 8), **settings)
+    return weight_memory(family, Windows(window, 20, 8, sink), **settings)
 
 
 def read_rows(
@@ -135,7 +135,7 @@ def test_a_row_that_takes_no_step_keeps_its_numbers_and_its_rule(settings: str) 
 
 
 def accumulating(every: int) -> tuple[WeightRows, list[Window]]:
-    memory = memory_of("llama", "overlapping", learning_rate=0.3, every=every, cadence="accumulate", reset="never")
+    memory = memory_of("llama", "overlapping", 0, learning_rate=0.3, every=every, cadence="accumulate", reset="never")
     return WeightRows(memory, 2), list(split("d", *numbers(DOCUMENTS[0].text), memory.windows))
 
 

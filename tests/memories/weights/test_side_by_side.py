@@ -94,7 +94,7 @@ def test_the_source_is_asked_for_no_more_than_is_needed() -> None:
 
 def test_no_document_and_an_empty_one() -> None:
     assert list(read_side_by_side(memory_of(), [], 2)) == []
-    memory = WeightMemory(language_model("llama"), Windows(), Learning("lora", reset="document"))
+    memory = WeightMemory(language_model("llama"), Windows(context=20, stride=8), Learning("lora", reset="document"))
     with pytest.raises(DriftError, match="the document has no token"):
         list(read_side_by_side(memory, [Document("a", "one"), Document("b", "")], 2))
 
@@ -108,7 +108,11 @@ def test_what_has_no_form_for_rows_is_refused() -> None:
     with pytest.raises(
         DriftError, match="`Stream.batch` was 2, but a mixture reads one document at a time; give `Stream.batch` 1"
     ):
-        read_side_by_side(MixtureMemory(language_model("llama"), Windows(), [Learning(learning_rate=0)]), DOCUMENTS, 2)
+        read_side_by_side(
+            MixtureMemory(language_model("llama"), Windows(context=20, stride=8), [Learning(learning_rate=0)]),
+            DOCUMENTS,
+            2,
+        )
     with pytest.raises(DriftError, match="give `Learning.learn` lora"):
         read_side_by_side(memory_of(learn="norms"), DOCUMENTS, 2)
 

@@ -31,15 +31,20 @@ class Forward(Protocol):
 
 
 def overlapping_inputs(ids: Sequence[int], position: int, new: int, context: int, stride: int) -> list[int]:
-    """The tokens fed for the window that starts at `position`."""
+    """The tokens fed for the window that starts at `position`, without its sink."""
     return list(ids[max(0, position - 1 + stride - context) : position - 1 + new])
+
+
+def sink_before(ids: Sequence[int], oldest: int, sink: int) -> list[int]:
+    """The first tokens of a document that a window does not hold whose oldest token stands at `oldest`."""
+    return list(ids[: max(0, min(sink, oldest))])
 
 
 class Overlapping:
     """The model's own forward on each window."""
 
-    def __init__(self, model: PreTrainedModel, context: int, stride: int) -> None:
-        self.model, self.context, self.stride = model, context, stride
+    def __init__(self, model: PreTrainedModel, context: int, stride: int, sink: int) -> None:
+        self.model, self.context, self.stride, self.sink = model, context, stride, sink
 
     def new_document(self) -> None:
         """Nothing is carried over."""
@@ -47,6 +52,7 @@ class Overlapping:
     def logits(self, ids: Sequence[int], position: int, new: int) -> Tensor:
         """Logits of the new tokens."""
         inputs = overlapping_inputs(ids, position, new, self.context, self.stride)
+        inputs = sink_before(ids, position - 1 + self.stride - self.context, self.sink) + inputs
         return self.model(input_ids=torch.tensor([inputs]), use_cache=False).logits[0, -new:]
 
 
@@ -61,11 +67,12 @@ def seen(queries: Tensor, keys: Tensor, oldest: int, sliding: int | None) -> Ten
 class Cached:
     """Any rotary model, its attention replaced by one that keeps every (rotated) key and value with its position.
 
-    Nothing is ever trimmed: what a window may not see is masked, by position.
+    Nothing is ever trimmed: what a window may not see is masked, by position. The sink is read before every window
+    anew, at the positions before the oldest one that it may see, and remembered for that window alone.
     """
 
-    def __init__(self, model: PreTrainedModel, context: int, stride: int) -> None:
-        self.model, self.kept = model, context - stride
+    def __init__(self, model: PreTrainedModel, context: int, stride: int, sink: int) -> None:
+        self.model, self.kept, self.sink = model, context - stride, sink
         self.queries, self.oldest = torch.zeros(0, dtype=torch.long), 0
         self.memory: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         assert getattr(model.config, "attn_logit_softcapping", None) is None, "softcapped attention is not written here"
@@ -83,7 +90,21 @@ class Cached:
     def logits(self, ids: Sequence[int], position: int, new: int) -> Tensor:
         """Logits of the new tokens; their keys and values are remembered."""
         first = position - 1
-        self.queries, self.oldest = torch.arange(first, first + new), first - self.kept
+        oldest = first - self.kept
+        lead, remembered = sink_before(ids, oldest, self.sink), self.memory
+        self.memory, self.oldest = {}, oldest - len(lead)
+        if lead:
+            self.queries = torch.arange(oldest - len(lead), oldest)
+            with torch.no_grad():
+                self.model(input_ids=torch.tensor([lead]), position_ids=self.queries[None], use_cache=False)
+        for layer, held in remembered.items():
+            near = held[0] >= oldest
+            visible = held[0][near], held[1][:, :, near], held[2][:, :, near]
+            if layer in self.memory:
+                pairs = zip(self.memory[layer], visible, (0, 2, 2), strict=True)
+                visible = tuple(torch.cat([a, b], dim=axis) for a, b, axis in pairs)  # type: ignore[assignment]
+            self.memory[layer] = visible
+        self.queries = torch.arange(first, first + new)
         inputs = torch.tensor([list(ids[first : first + new])])
         return self.model(input_ids=inputs, position_ids=self.queries[None], use_cache=False).logits[0]
 
@@ -124,7 +145,7 @@ ALL_ATTENTION_FUNCTIONS.register("windowed_reference", _windowed_attention)
 class LlamaByHand:
     """A Llama written out in plain tensor operations; it takes the model's parameters and configuration, no code."""
 
-    def __init__(self, model: PreTrainedModel, window: WindowKind, context: int, stride: int) -> None:
+    def __init__(self, model: PreTrainedModel, window: WindowKind, context: int, stride: int, sink: int) -> None:
         assert isinstance(model, LlamaForCausalLM), f"{type(model).__name__} is not written out by hand, only Llama is"
         config: Any = model.config
         assert config.hidden_act == "silu" and config.rope_parameters["rope_type"] == "default"
@@ -136,7 +157,7 @@ class LlamaByHand:
         self.size: int = config.head_dim
         self.norm_epsilon: float = config.rms_norm_eps
         self.rope_base = float(config.rope_parameters["rope_theta"])
-        self.window, self.context, self.stride = window, context, stride
+        self.window, self.context, self.stride, self.sink = window, context, stride, sink
         # Per layer: (position, keys of all key heads, values of all key heads), a row for every token read.
         self.memory: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in range(self.layers)]
 
@@ -148,10 +169,19 @@ class LlamaByHand:
         """Logits of the new tokens."""
         if self.window == "overlapping":
             inputs = overlapping_inputs(ids, position, new, self.context, self.stride)
+            inputs = sink_before(ids, position - 1 + self.stride - self.context, self.sink) + inputs
             self.new_document()
             return self.forward(inputs, first=0, oldest=0)[-new:]
         first = position - 1
-        return self.forward(list(ids[first : first + new]), first, oldest=first - (self.context - self.stride))
+        oldest = first - (self.context - self.stride)
+        lead, remembered = sink_before(ids, oldest, self.sink), self.memory
+        self.new_document()
+        if lead:
+            with torch.no_grad():
+                self.forward(lead, oldest - len(lead), oldest=oldest - len(lead))
+        for layer, held in enumerate(remembered):
+            self.memory[layer] += [entry for entry in held if entry[0] >= oldest]
+        return self.forward(list(ids[first : first + new]), first, oldest=oldest - len(lead))
 
     def forward(self, inputs: list[int], first: int, oldest: int) -> Tensor:
         """Logits after each input; inputs stand at positions first, first + 1, ... and see nothing before `oldest`."""
@@ -204,8 +234,10 @@ class LlamaByHand:
         return weight * x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.norm_epsilon)
 
 
-def make_forward(model: PreTrainedModel, window: WindowKind, context: int, stride: int, by_hand: bool) -> Forward:
+def make_forward(
+    model: PreTrainedModel, window: WindowKind, context: int, stride: int, sink: int, by_hand: bool
+) -> Forward:
     """The forward of a window kind; `by_hand` asks for the written-out Llama."""
     if by_hand:
-        return LlamaByHand(model, window, context, stride)
-    return Overlapping(model, context, stride) if window == "overlapping" else Cached(model, context, stride)
+        return LlamaByHand(model, window, context, stride, sink)
+    return (Overlapping if window == "overlapping" else Cached)(model, context, stride, sink)

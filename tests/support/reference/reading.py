@@ -7,6 +7,9 @@ Nothing here imports the package. Terms, for a document `ids = [BOS, x1 ... xn]`
 * cached: the inputs are the tokens at positions p - 1 ... p - 2 + new; a token attends to itself and to earlier tokens
   back to position (p - 1) - (C - S). Keys and values of earlier windows are those made when these windows were read;
   no gradient reaches them. Positions are counted from the start of the document;
+* a sink of n: the first n tokens of the document stand at the left of every window that does not hold them; in cached
+  windows they are read anew before each, by the weights as they are and without a gradient, at the positions just
+  before the oldest that the window may see;
 * the loss of a window is the mean of the negative log-likelihood (nats) over its new tokens.
 
 Meant for at most a few thousand tokens, batch 1, CPU, float32.
@@ -84,13 +87,16 @@ def grid(tokens: int, stride: int) -> Iterator[tuple[int, int]]:
 
 
 @torch.no_grad()
-def static_overlapping(model: PreTrainedModel, ids: Sequence[int], context: int, stride: int) -> list[float]:
+def static_overlapping(
+    model: PreTrainedModel, ids: Sequence[int], context: int, stride: int, sink: int = 0
+) -> list[float]:
     """Nats per token of overlapping windows, each token from a forward of its own."""
     nats = []
     for target in range(1, len(ids)):
         position = 1 + (target - 1) // stride * stride
         left = max(0, position - 1 + stride - context)
-        logits = model(input_ids=torch.tensor([ids[left:target]]), use_cache=False).logits[0, -1:]
+        inputs = [*ids[: min(sink, left)], *ids[left:target]]
+        logits = model(input_ids=torch.tensor([inputs]), use_cache=False).logits[0, -1:]
         nats.append(float(token_nats(logits, [ids[target]])))
     return nats
 
@@ -163,6 +169,7 @@ def read(
     context: int,
     stride: int,
     window: WindowKind = "overlapping",
+    sink: int = 0,
     learn: Sequence[str] | Literal["all"] | None = None,
     rule: Literal["sgd", "adam", "rms"] = "sgd",
     lr: float = 0.0,
@@ -188,7 +195,7 @@ def read(
     model = copy.deepcopy(model).eval()
     parameters = trainable(model, learn)
     prior = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    forward = make_forward(model, window, context, stride, by_hand)
+    forward = make_forward(model, window, context, stride, sink, by_hand)
 
     def new_rule() -> Rule:
         if rule == "sgd":
@@ -239,11 +246,12 @@ def statistics(
     stride: int,
     learn: Sequence[str] | Literal["all"] = "all",
     by_hand: bool = False,
+    sink: int = 0,
 ) -> Tensors:
     """RMS = sqrt(mean over windows of g^2), g the gradient of one window's mean loss; nothing is learned meanwhile."""
     model = copy.deepcopy(model).eval()
     parameters = trainable(model, learn)
-    forward = make_forward(model, window, context, stride, by_hand)
+    forward = make_forward(model, window, context, stride, sink, by_hand)
     squares = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}
     windows = 0
     for document in as_documents(ids):
