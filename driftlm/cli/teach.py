@@ -11,7 +11,7 @@ def teach(bank: str, seed: int = 0, threads: int = 0) -> int:
     Args:
         bank: folder for the bank, which must be new.
         seed: of what is invented.
-        threads: CPU threads; 0 leaves torch's choice.
+        threads: CPU threads; 0 measures whether 1, half or all of them are fastest now.
     """
     from driftlm.homes.teach import lesson
 

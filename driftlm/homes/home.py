@@ -106,7 +106,8 @@ class Home:
             self.snapshots = Snapshots(folder / "snapshots")
             about = {"model": facts["model"]["fingerprint"], "settings": facts["settings"]}
             compare = self.settings.compare == "static"
-            self.replay = Replay(self.memory, compare, self.journal, self.snapshots, folder / "state", about)
+            threads = int(facts["machine"].get("threads", 0))
+            self.replay = Replay(self.memory, compare, self.journal, self.snapshots, folder / "state", about, threads)
             self.history: list[int] = []
             self.unsaved = 0.0
             self.bring_back()

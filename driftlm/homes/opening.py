@@ -24,6 +24,8 @@ def opened(folder: str | Path) -> Home:
         machine = Machine(**facts["machine"])
     except TypeError as error:
         raise DriftError(f"{folder}/home.json names a machine that this driftlm does not know; update it.") from error
+    if not machine.threads:  # nobody knows on how many it has read: none are measured that may be others
+        machine = replace(machine, threads=torch.get_num_threads())
     return Home.open(folder, loaded(machine, facts["model"]["name"]))
 
 
@@ -40,7 +42,7 @@ def made(folder: str | Path, settings: MemorySettings, machine: Machine) -> str:
 
 def loaded_for_new(machine: Machine) -> tuple[LanguageModel, Machine]:
     """Return the model of homes that are to be made, and the machine as they name it: the same bits need the same
-    threads.
+    threads, those that were asked for or found to be the fastest now.
     """
     return loaded(machine, machine.model), replace(machine, threads=torch.get_num_threads())
 

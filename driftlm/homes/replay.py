@@ -15,6 +15,7 @@ from driftlm.homes.states import Held, Priors, alike, read_checkpoint
 from driftlm.memories.base import Memory
 from driftlm.memories.build import begin
 from driftlm.memories.loop import Step, Totals, read_stream
+from driftlm.models.threads import on_threads
 from driftlm.streams.documents import Document
 
 
@@ -54,6 +55,7 @@ class Replay:
         snapshots: states that were kept.
         checkpoint: folder of the state that was kept last.
         about: `model` and `settings`, as the snapshots have them.
+        threads: to learn on, always the same for the same bits; 0 for those there are.
 
     Attributes:
         at: what the memory has read; None where nobody knows, because it was stopped in the middle.
@@ -68,7 +70,9 @@ class Replay:
         snapshots: Snapshots,
         checkpoint: Path,
         about: dict[str, Any],
+        threads: int = 0,
     ) -> None:
+        self.threads = threads
         self.memory, self.journal, self.snapshots = memory, journal, snapshots
         self.checkpoint, self.about = checkpoint, about
         self.baseline = memory.static() if compare else None
@@ -89,9 +93,10 @@ class Replay:
         baseline = self.baseline if compare else None
         if baseline is not None:
             baseline.reset()
-        for step in read_stream(self.memory, [document], baseline=baseline):
-            self.at, totals = None, step.totals
-            watch(step)
+        with on_threads(self.threads):
+            for step in read_stream(self.memory, [document], baseline=baseline):
+                self.at, totals = None, step.totals
+                watch(step)
         counts = self.memory.counts
         return replace(
             totals,

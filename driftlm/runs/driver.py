@@ -23,6 +23,7 @@ from driftlm.models.machine import Machine
 from driftlm.report.live_table import Live
 from driftlm.runs import formats
 from driftlm.runs.folder import Checkpoint, Position, Run, Tape, line
+from driftlm.runs.pace import Threads
 from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.tail.offsets import Offsets
@@ -45,6 +46,7 @@ class Reading:
     config: dict[str, Any]
     checkpoint: Checkpoint | None = None
     continues: bool = False  # an adapter that was learned before
+    most_threads: int = 1  # that may be tried where the reading falls behind its pace
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ class Driver:
         # Where nothing learns, the static model is the memory itself.
         self.itself = reading.settings.compare == "static" and memory.is_static
         self.mark = Mark(Position(), Totals(static_nats=None if baseline is None else 0.0), 0)
+        self.threads = Threads(reading.config, memory, reading.most_threads)
         checkpoint = reading.checkpoint
         if checkpoint is not None:
             self.mark = Mark(checkpoint.progress, checkpoint.totals, checkpoint.lines)
             memory.restore(checkpoint.memory)
             if baseline is not None and checkpoint.baseline is not None:
                 baseline.restore(checkpoint.baseline)
+            self.threads.resume(self.mark.totals.windows)
         self.offsets = Offsets(self.folder / "followed.jsonl", texts=True) if self.stream.follow else None
         documents, self.tail = source_of(self.stream, self.offsets)
         self.tape = Tape(documents, self.mark.position)
@@ -153,6 +157,8 @@ class Driver:
             if stopping:
                 raise Interrupted(self.folder)
         run.append(line(step, step.nats if self.itself else step.static_nats) | self.memory.line())
+        if self.stream.batch == 1 and self.threads.behind(step):  # side by side, later windows were read already
+            run.configure()
 
     def begin(self, window: Window) -> Run:
         """Make the run folder, with the learned state it begins with, and say what is to come."""

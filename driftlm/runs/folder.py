@@ -1,6 +1,7 @@
 """Run folders: configuration, one JSON line a window, checkpoints; killed at any moment, a run goes on.
 
-RUN/config.json       settings, versions, fingerprints; written when the first window is scored
+RUN/config.json       settings, versions, fingerprints; written when the first window is scored, and again when the
+                      reading changes its threads
 RUN/windows.jsonl     a line a window
 RUN/checkpoint-N/     state before window N was scored: safetensors and JSON, complete or not there
 RUN/start/            the learned state the run began with (only with --from)
@@ -113,10 +114,14 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any], lines: int = 0) -> None:
         self.folder, self.config = folder, config
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config)
+        self.configure()
         self.log = (folder / "windows.jsonl").open("ab")
         self.log.truncate(lines)
         self.log.seek(lines)  # `tell` still says where the file ended before
+
+    def configure(self) -> None:
+        """Write the configuration as it is now."""
+        write_json(self.folder / "config.json", self.config)
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a window's line; it is on disk with the next checkpoint."""

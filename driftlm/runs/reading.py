@@ -35,9 +35,13 @@ def read(settings: MemorySettings, machine: Machine, stream: Stream) -> dict[str
         Interrupted: after Ctrl-C or SIGTERM, with the run saved.
     """
     reading = (resumed if stream.resume else begun)(settings, machine, stream)
-    memory = memory_of(reading)
-    baseline = memory.static() if reading.settings.compare == "static" and not memory.is_static else None
-    return Driver(reading, memory, baseline).drive()
+    reading.most_threads = torch.get_num_threads()
+    try:
+        memory = memory_of(reading)
+        baseline = memory.static() if reading.settings.compare == "static" and not memory.is_static else None
+        return Driver(reading, memory, baseline).drive()
+    finally:
+        torch.set_num_threads(reading.most_threads)
 
 
 def begun(settings: MemorySettings, machine: Machine, stream: Stream) -> Reading:
@@ -179,9 +183,11 @@ def memory_of(reading: Reading) -> Memory:
     )
     config |= {
         "versions": versions(),
-        "threads": torch.get_num_threads(),
         "seed": learning.seed,
     }
+    config.setdefault("threads", torch.get_num_threads())
+    if not machine.threads:  # they were measured, and may change
+        config["thread_changes"] = []
     return memory
 
 
