@@ -68,6 +68,7 @@ def train(
         checked=lambda: {"banks": checked(made, held_out)},
         shown=shown,
         written=lambda: draw(out),
+        threads=machine.threads,
     )
     resumed = loop.resume(language_model.device)
     if not ranks.first:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -65,6 +66,7 @@ class Loop(Generic[Losses]):
         shown: a line as a person reads it.
         written: called after every checkpoint.
         done: whether the training is to end before its steps are over; asked after a check.
+        threads: CPU threads that were asked for; 0 for those that the checkpoint was trained on.
         spent: seconds before a stop.
     """
 
@@ -77,13 +79,16 @@ class Loop(Generic[Losses]):
     shown: Callable[[Line], str]
     written: Callable[[], object] = lambda: None
     done: Callable[[], bool] = lambda: False
+    threads: int = 0
     spent: float = 0.0
 
     def resume(self, device: torch.device) -> bool:
         """Go on where the folder's checkpoint was taken, if there is one; what came after it leaves the log."""
         if not (self.out / CHECKPOINT).exists():
             return False
-        self.trainer.restore(torch.load(self.out / CHECKPOINT, weights_only=True, map_location=device))
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=device)
+        torch.set_num_threads(self.threads or state.get("threads", torch.get_num_threads()))
+        self.trainer.restore(state)
         return True
 
     def trim(self) -> None:
@@ -119,7 +124,8 @@ class Loop(Generic[Losses]):
                 say(self.shown(line))
                 losses = []
             if checks:
-                write_atomically(self.out / CHECKPOINT, lambda partial: torch.save(trainer.state(), partial))
+                state = trainer.state() | {"threads": torch.get_num_threads()}
+                write_atomically(self.out / CHECKPOINT, partial(torch.save, state))
                 self.written()
         return line
 

@@ -72,6 +72,7 @@ def train(machine: Machine, training: AnswerTraining, run: AnswerRun) -> dict[st
         checked=trainer.checked,
         shown=shown,
         done=lambda: 0 < training.patience <= trainer.progress.waited,
+        threads=machine.threads,
     )
     resumed = loop.resume(language_model.device)
     out.mkdir(parents=True, exist_ok=True)

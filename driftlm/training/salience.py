@@ -48,6 +48,7 @@ def train(machine: Machine, training: SalienceTraining, run: SalienceRun) -> dic
         means=lambda losses: {name: round(value, 4) for name, value in Losses.mean(losses).items()},
         checked=lambda: {"held_out": checked(trainer, watched)},
         shown=shown,
+        threads=machine.threads,
     )
     resumed = loop.resume(language_model.device)
     size = trainer.graph_size() / 2**20
