@@ -28,13 +28,13 @@ RATE = 1e-4
 def answering(terms: Terms, stream: QuestionStream, questions: int) -> dict[str, Callable[[], object]]:
     """The same questions of the same bank, one at a time and in batches."""
     some = stream.questions[:questions]
-    bank = asking.bank_of(terms.networks, stream.documents)
+    bank = asking.bank_of(terms.bank, stream.documents)
 
     def in_batches_of(size: int) -> Callable[[], object]:
         def run() -> None:
             before, asking.QUESTIONS_AT_A_TIME = asking.QUESTIONS_AT_A_TIME, size
             try:
-                asking.from_bank(terms.networks, bank, some)
+                asking.from_bank(terms.bank, bank, some)
             finally:
                 asking.QUESTIONS_AT_A_TIME = before
 
@@ -87,7 +87,8 @@ def main() -> None:
     # Known ones alone: `python -m benchmarks` gives every benchmark the same arguments.
     options, _ = arguments.parse_known_args()
     torch.set_num_threads(options.threads)
-    terms, stream = Terms(load_networks()), facts(options.documents, distractors=0.0)
+    networks = load_networks()
+    terms, stream = Terms(networks.language_model, networks), facts(options.documents, distractors=0.0)
     count = min(options.questions, len(stream.questions))
     print(f"\nanswering {count} questions of a bank of {options.documents} documents, {options.threads} threads")
     print(f"{'':24}{'ms a question':>14}{'x faster':>12}")

@@ -27,6 +27,7 @@ from driftlm.memories.registries import MEMORIES, SALIENCES, SOURCES
 from driftlm.memories.settings import STATES, MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning, Saliences
+from driftlm.models.loading import LanguageModel
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question
 from driftlm.streams.windows import Windows
@@ -36,6 +37,7 @@ LEARNERS = SALIENCES.names
 GIVEN = ("context", "one")
 PARTS = (NOTHING, *LEARNERS, *SOURCES.names, *GIVEN, *MEMORIES.others)
 MODULATING = ("bank", "one")
+TRAINED = (*MODULATING, "camels")  # by networks that were trained for one model
 EXCLUSIVE = ((LEARNERS, "change the weights"), (MODULATING, "modulate the model"), (GIVEN, "are the right document"))
 
 
@@ -44,7 +46,8 @@ class Terms:
     """What all memories are compared on.
 
     Attributes:
-        networks: of the bank, around the language model of all.
+        language_model: of all.
+        networks: of the bank, around that model; None where no memory has one.
         aggregation: of the bank.
         retrieved: documents that each index finds for a question; of a bank, the largest shares that count as found.
         budget: most tokens of their texts together.
@@ -53,7 +56,8 @@ class Terms:
         encoder: that `dense` finds documents with, by a name as `memories.context.named_encoders` has it.
     """
 
-    networks: BankNetworks
+    language_model: LanguageModel
+    networks: BankNetworks | None = None
     aggregation: Aggregation = EXACT
     retrieved: int = 1
     budget: int = 256
@@ -68,16 +72,28 @@ class Terms:
             retrieved=self.retrieved, budget=self.budget, aggregation=self.aggregation, encoder=self.encoder
         )
 
+    @property
+    def bank(self) -> BankNetworks:
+        """Return the networks of the bank; `DriftError` where there are none."""
+        if self.networks is None:
+            raise DriftError("`Terms.networks` was None, and a bank answers by networks; give those of its model.")
+        return self.networks
+
+    @property
+    def modulated(self) -> int:
+        """Return the positions that a modulation takes before a prompt."""
+        return self.networks.positions if self.networks else 0
+
     def shared(self, part: str) -> dict[str, Any]:
         """Return what the sources of a kind share."""
         if part == "bank":
-            return {part: self.networks}
+            return {part: self.bank}
         return {part: self.dense_encoder} if part == "dense" else {}
 
     @cached_property
     def dense_encoder(self) -> Encoder:
         """Return the encoder, loaded once for all memories that have it; `DriftError` where it cannot be."""
-        return encoder_named(self.encoder, self.networks.language_model)
+        return encoder_named(self.encoder, self.language_model)
 
 
 def parts_of(name: str) -> list[str]:
@@ -159,7 +175,7 @@ class Candidate:
 
     def __init__(self, name: str, terms: Terms, documents: Sequence[Document], learning_rate: float = 0.0) -> None:
         self.name, self.terms, self.parts = name, terms, parts_of(name)
-        self.language_model = terms.networks.language_model
+        self.language_model = terms.language_model
         sources = [
             source_for(part, terms.settings, self.language_model, terms.shared(part))
             for part in self.parts
@@ -181,13 +197,13 @@ class Candidate:
         """Return the grid on which every document that fits the model's positions is one window."""
         longest = max(len(self.language_model.encode(document.text)[1]) for document in documents)
         positions = self.language_model.positions
-        longest = longest if positions is None else min(longest, positions - self.terms.networks.positions)
+        longest = longest if positions is None else min(longest, positions - self.terms.modulated)
         return Windows("overlapping", longest, longest, sink=0)
 
     @property
     def positions(self) -> int:
         """Return the positions that what modulates the model takes before a prompt."""
-        return self.terms.networks.positions if {*self.parts} & {*MODULATING} else 0
+        return self.terms.modulated if {*self.parts} & {*MODULATING} else 0
 
     @property
     def encoder(self) -> str | None:
@@ -220,7 +236,7 @@ class Candidate:
             self.given = own_text(self.own)
         elif self.own and "one" in self.parts:
             with self.memory.weights.prior.in_force():
-                self.given = own_bank(self.terms.networks, self.own)
+                self.given = own_bank(self.terms.bank, self.own)
 
     def supply(self, questions: Sequence[Question]) -> Supply:
         """Return what helps with some questions."""
@@ -248,7 +264,7 @@ def taking_part(
         yield candidate
     finally:
         candidate.memory.reset()
-        terms.networks.language_model.model.requires_grad_(False)
+        terms.language_model.model.requires_grad_(False)
 
 
 def learning_of(learner: Saliences | None, terms: Terms, learning_rate: float) -> Learning:

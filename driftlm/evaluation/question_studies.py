@@ -1,6 +1,7 @@
 """Studies of memories that answer, on a stream of questions."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 from driftlm.core.errors import DriftError
 from driftlm.evaluation.bank_cost import MEASURED, cost_rows
 from driftlm.evaluation.bank_studies import compared, text_rows
-from driftlm.evaluation.candidates import Terms, checked, learner_of
+from driftlm.evaluation.candidates import MODULATING, PARTS, TRAINED, Terms, checked, learner_of, parts_of
 from driftlm.evaluation.forgetting import forgotten, unrelated
 from driftlm.evaluation.settings import OF_MEMORIES, Asking, QuestionStudy
 from driftlm.evaluation.study import compare, retained
-from driftlm.memories.bank.networks import load_networks
+from driftlm.memories.bank.networks import BankNetworks, bundled_for, load_networks
 from driftlm.memories.context.named_encoders import parsed
+from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 from driftlm.streams.documents import read_documents
 from driftlm.streams.facts import facts
@@ -40,11 +42,15 @@ def studied(what: str, machine: Machine, study: QuestionStudy) -> list[dict[str,
     asked = sample(chosen.questions, study.questions, study.seed)
     if what == "bank":
         return bank_study(machine, study.networks, chosen, asked, study.asking, study.seed)
-    made = load_networks(study.networks[0] if study.networks else None, machine.load())
+    language_model = machine.load()
+    made = networks_for(language_model, study.networks[0] if study.networks else None, names)
     aggregation = replace(study.aggregation, seed=study.seed)
     if what == "cost":
-        return cost_rows(made, chosen, study.documents, study.asking, aggregation)
+        return cost_rows(
+            made or load_networks(None, language_model), chosen, study.documents, study.asking, aggregation
+        )
     terms = Terms(
+        language_model,
         made,
         aggregation,
         study.retrieved,
@@ -60,6 +66,27 @@ def studied(what: str, machine: Machine, study: QuestionStudy) -> list[dict[str,
     if what == "retention":
         return with_chart(retained(terms, chosen, names, study.asking, validation), study.out)
     return forgotten(terms, chosen, names, list(read_documents(study.text)) if study.text else unrelated(), validation)
+
+
+def networks_for(language_model: LanguageModel, folder: str | None, names: Sequence[str]) -> BankNetworks | None:
+    """Return the bank's networks: those of the folder, or the bundled ones; None where no memory needs any.
+
+    The bundled ones are also there where nothing needs them but they are the model's own: the reader they came with
+    answers for every memory, so that a memory's row is the same whatever stands beside it.
+
+    Raises:
+        DriftError: where a memory needs networks and there are none for the model.
+    """
+    bundled = folder is None and bundled_for(language_model)
+    needing = [name for name in names if {*parts_of(name)} & {*MODULATING}]
+    if needing and folder is None and not bundled:
+        others = ", ".join(part for part in PARTS if part not in TRAINED)
+        raise DriftError(
+            f"`QuestionStudy.memories` named {needing[0]}, which needs networks that were trained for "
+            f"{language_model.name!r}, and the bundled ones are another model's; train some with `driftlm train bank` "
+            f"and give `QuestionStudy.networks`, or name others: {others} need no training."
+        )
+    return load_networks(folder, language_model) if bundled or folder is not None else None
 
 
 def with_chart(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:

@@ -51,7 +51,8 @@ class QuestionStudy:
         memories: for `qa`, `retention` and `forgetting`, of `none`, `context` (the right document as text), `one` (a
             bank of the right document), `bank`, `bm25`, `dense`, and weights that learn from all tokens (`uniform`) or
             the salient ones (`spans`, `tfidf`, `camels`); `uniform+bm25` is both. Differences are from the first.
-        networks: folder of the bank's networks, several for `bank`; the bundled ones by default.
+        networks: folder of the bank's networks, several for `bank`; the bundled ones by default. Only `bank` and `one`
+            need any.
         documents: how many of the stream; the largest bank of `cost`.
         questions: at most so many (`qa` and `bank`); 0 for all.
         seed: of the stream of facts, and of the sample where a file has more documents, or there are more questions.

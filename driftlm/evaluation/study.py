@@ -97,7 +97,7 @@ def question_answering(
     aggregation: Aggregation = EXACT,
 ) -> list[dict[str, Any]]:
     """Return the rows that `compare` gives for memories without learning rates."""
-    return compare(Terms(networks, aggregation), stream, memories, questions, asking)
+    return compare(Terms(networks.language_model, networks, aggregation), stream, memories, questions, asking)
 
 
 def settings_of(candidate: Candidate) -> dict[str, Any]:
@@ -158,4 +158,4 @@ def retention_curve(
     networks: BankNetworks, stream: QuestionStream, asking: Asking = GREEDY, aggregation: Aggregation = EXACT
 ) -> list[dict[str, Any]]:
     """Return the rows that `retained` gives for a bank."""
-    return retained(Terms(networks, aggregation), stream, ["bank"], asking)
+    return retained(Terms(networks.language_model, networks, aggregation), stream, ["bank"], asking)

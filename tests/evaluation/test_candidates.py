@@ -35,7 +35,7 @@ def made() -> BankNetworks:
 
 @pytest.fixture
 def terms(made: BankNetworks) -> Terms:
-    return Terms(made, learning_rate=RATE)
+    return Terms(made.language_model, made, learning_rate=RATE)
 
 
 def weights(made: BankNetworks) -> dict[str, torch.Tensor]:
@@ -168,14 +168,14 @@ def test_an_encoder_is_loaded_once_and_before_anything_is_measured(
     whole, loaded = stream(), list[str]()
     real = candidates.encoder_named
     monkeypatch.setattr(candidates, "encoder_named", lambda name, model: loaded.append(name) or real(name, model))
-    rows = compare(Terms(made), whole, ["none", "dense", "bm25+dense"], whole.questions)
+    rows = compare(Terms(made.language_model, made), whole, ["none", "dense", "bm25+dense"], whole.questions)
     assert loaded == ["states"] and [row["encoder"] for row in rows] == [None, "states", "states"]
     assert [row["retrieved"] for row in rows] == [None, 1, 1]
-    (kept,) = forgotten(Terms(made), whole, ["dense"], [Document("other", "Ideas sleep.")])
+    (kept,) = forgotten(Terms(made.language_model, made), whole, ["dense"], [Document("other", "Ideas sleep.")])
     assert kept["encoder"] == "states"
     monkeypatch.setattr(study, "taking_part", lambda *_: pytest.fail("a memory was measured"))
     with pytest.raises(DriftError, match="no text encoder can be loaded from"):
-        compare(Terms(made, encoder=f"bge:{tmp_path}"), whole, ["none", "dense"], whole.questions)
+        compare(Terms(made.language_model, made, encoder=f"bge:{tmp_path}"), whole, ["none", "dense"], whole.questions)
 
 
 def test_the_cost_of_answers_is_that_of_the_table(terms: Terms) -> None:
@@ -191,7 +191,7 @@ def test_the_cost_of_answers_is_that_of_the_table(terms: Terms) -> None:
 
 
 def test_the_rate_with_the_cheapest_answers_is_chosen(made: BankNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_terms, costs = Terms(made), {1e-4: 0.5, 3e-4: 0.5, 1e-3: float("inf")}
+    open_terms, costs = Terms(made.language_model, made), {1e-4: 0.5, 3e-4: 0.5, 1e-3: float("inf")}
     monkeypatch.setattr(sweep, "cost_of", lambda name, terms, stream, rate: costs.get(rate, 1.0))
     rate, tried = chosen_rate("uniform", open_terms, stream())
     assert rate == 1e-4 and tried["0.001"] is None and tried["0.0003"] == 0.5 and len(tried) == len(sweep.RATES)

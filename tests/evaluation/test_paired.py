@@ -27,7 +27,8 @@ def examined(name: str, predictions: list[str], **more: Any) -> Examined:
 
 
 def test_the_table_is_made_again_from_the_lines_on_disk(tmp_path: Path) -> None:
-    whole, terms = stream(), Terms(networks(), learning_rate=1e-2)
+    whole, made = stream(), networks()
+    terms = Terms(made.language_model, made, learning_rate=1e-2)
     names = ["none", "uniform+bm25", "bank", "context"]
     rows = compare(terms, whole, names, whole.questions, Asking(golds="shortest"), out=tmp_path / "study")
     assert table_of(read(tmp_path / "study")) == rows
@@ -96,7 +97,8 @@ def test_what_is_kept_is_measured_for_every_memory(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(study, "FIRST", 4)
     monkeypatch.setattr(study, "LATER", (0, 100))
     names = ["bank", "uniform", "bm25", "one"]
-    rows = retained(Terms(networks(), learning_rate=1e-2), stream(), names)
+    made = networks()
+    rows = retained(Terms(made.language_model, made, learning_rate=1e-2), stream(), names)
     assert [(row["memory"], row["documents"]) for row in rows] == [(name, more) for name in names for more in (0, 8)]
     assert len({tuple(row) for row in rows}) == 1 and rows[2]["learning_rate"] == 1e-2
     shown = [row | {"f1": 0.5, "f1_retention": None if row["memory"] == "one" else 0.75} for row in rows]

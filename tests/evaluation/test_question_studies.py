@@ -143,3 +143,22 @@ def test_a_file_without_other_documents_needs_a_rate(
         capsys, "study", "qa", "--stream", file, "--memories", "uniform", "--learning-rate", "1e-3", "--json", *made
     )
     assert json.loads(out)["rows"][0]["learning_rate"] == 1e-3
+
+
+def test_memories_without_a_bank_ask_for_no_networks(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = ["--model", tiny_model(tmp_path), "--stream", file]
+    names = ["none", "context", "bm25", "dense"]
+    rows = json.loads(said(capsys, "study", "qa", *some, "--memories", *names, "--json"))["rows"]
+    assert [row["memory"] for row in rows] == names and {row["questions"] for row in rows} == {4}
+    (row,) = json.loads(said(capsys, "study", "forgetting", *some, "--memories", "bm25", "--text", __file__, "--json"))[
+        "rows"
+    ]
+    assert row["bytes"] == len(Path(__file__).read_bytes())
+    for name in ("bank", "one", "bank+bm25"):
+        found = said(capsys, "study", "qa", *some, "--memories", "none", name, code=2)
+        assert f"--memories named {name}, which needs networks" in found and found.count("\n") == 1
+        assert "none, uniform, spans, tfidf, bm25, dense, context need no training" in found
+    for arguments in (["cost"], ["bank"]):
+        assert "a bank needs networks" in said(capsys, "study", *arguments, *some, code=2)

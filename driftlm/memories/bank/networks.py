@@ -157,13 +157,25 @@ def load_networks(folder: str | Path | None = None, language_model: LanguageMode
     facts, state = saved(folder)
     if facts["language_model"] != language_model.fingerprint:
         raise DriftError(
-            f"the bank networks in {folder} were trained for another language model than {language_model.name!r}; "
-            f"give that model with `Machine.model`, or train networks for this one."
+            f"a bank needs networks that were trained for its language model, and those in {folder} were trained for "
+            f"another language model than {language_model.name!r}; give theirs with `Machine.model`, train some for "
+            f"this one with `driftlm train bank` and name their folder, or read without a bank: weights, bm25 and "
+            f"dense need no networks."
         )
     with_adapter(language_model, folder / ADAPTER)
     networks = BankNetworks(language_model, NetworksSettings(**facts["settings"]), kept=folder)
     networks.load_state_dict(state)
     return networks.eval().requires_grad_(False)
+
+
+def bundled_for(language_model: LanguageModel) -> bool:
+    """Tell whether the bundled networks are there and were trained for a model.
+
+    Example:
+        >>> bundled_for(load())
+        True
+    """
+    return BUNDLED.exists() and saved(BUNDLED)[0]["language_model"] == language_model.fingerprint
 
 
 def saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -107,9 +107,10 @@ class Camels:
         proxy = load(facts["name"], device=str(language_model.device))
         if proxy.tokenizer.get_vocab() != language_model.tokenizer.get_vocab():
             raise DriftError(
-                f"the salience network {folder} weighs tokens of {facts['name']!r}, whose tokenizer is not that of "
-                f"{language_model.name!r}; train one for this model with `driftlm train salience` and give its folder "
-                f"as `Learning.salience_network`."
+                f"camels weighs tokens by a trained network, and the salience network {folder} weighs those of "
+                f"{facts['name']!r}, whose tokenizer is not that of {language_model.name!r}; train one for this model "
+                f"with `driftlm train salience` and give its folder as `Learning.salience_network`, or weigh by "
+                f"uniform, spans or tfidf, which need no training."
             )
         return Camels(network, proxy, nullcontext, context)
 
