@@ -20,12 +20,13 @@ from driftlm.memories.bank.settings import EXACT, Aggregation
 from driftlm.memories.bank.source import BankSource, bank_of
 from driftlm.memories.base import Supply
 from driftlm.models.answers import answer_nats
+from driftlm.models.batching import asked_in_batches
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import LONGEST_ANSWER, answer_ids, prompt_ids
 from driftlm.streams.documents import Document
 from driftlm.streams.questions import Question, QuestionStream
 
-QUESTIONS_AT_A_TIME = 32
+QUESTIONS_AT_A_TIME = 32  # that what helps is asked for
 
 Supplying = Callable[[Sequence[Question]], Supply]
 """What helps with R questions; what knows only their texts is a `Source`."""
@@ -99,13 +100,15 @@ class Batch:
     """R questions that are ready to be asked.
 
     Attributes:
-        questions: as they were given.
+        places: of the questions among all.
+        questions: R of them.
         supply: what helps with them.
         prompts: R rows of token ids.
         cut: whether the supplied text was cut to fit.
         golds: R rows of token ids, of the first gold answer that counts.
     """
 
+    places: list[int]
     questions: Sequence[Question]
     supply: Supply
     prompts: list[list[int]]
@@ -122,6 +125,9 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the questions in batches, with their prompts; `positions` are taken by what modulates the model.
 
+    How many are a batch follows from the lengths of their prompts and from the memory there is (`models.batching`);
+    they need not be in their order.
+
     Raises:
         DriftError: for no questions.
     """
@@ -135,7 +141,17 @@ def batches(
             fitting(language_model, question.text, text, positions + max(LONGEST_ANSWER, len(gold)))
             for question, text, gold in zip(asked, supply.texts, golds, strict=True)
         ]
-        yield Batch(asked, supply, [ids for ids, _ in fitted], [cut for _, cut in fitted], golds)
+        longest = max(LONGEST_ANSWER, *map(len, golds))
+        counts = [positions + len(ids) + longest for ids, _ in fitted]
+        for rows in asked_in_batches(language_model, counts, longest, asking.beams):
+            yield Batch(
+                [start + row for row in rows],
+                [asked[row] for row in rows],
+                supply.rows(rows),
+                [fitted[row][0] for row in rows],
+                [fitted[row][1] for row in rows],
+                [golds[row] for row in rows],
+            )
 
 
 @torch.no_grad()
@@ -162,7 +178,7 @@ def answered(
     Raises:
         DriftError: for no questions.
     """
-    found = []
+    made = dict[int, Answered]()
     began = time.perf_counter()
     for batch in batches(language_model, questions, supplying, asking, positions):
         modulated = batch.supply.modulated
@@ -176,8 +192,10 @@ def answered(
             prompt, cut = len(batch.prompts[row]), batch.cut[row]
             recalled = is_recalled(question.document, named, text, retrieved)
             first = is_recalled(question.document, named[:1], text) if retrieved > 1 else None
-            found.append(Answered(question, said[row].text, *cost, weight, seconds, cut, prompt, recalled, first))
+            one = Answered(question, said[row].text, *cost, weight, seconds, cut, prompt, recalled, first)
+            made[batch.places[row]] = one
         began = time.perf_counter()
+    found = [made[place] for place in range(len(questions))]
     if any(one.recalled is not None for one in found):  # then finding nothing is a miss
         first = False if retrieved > 1 else None
         missed = [replace(one, weight=0.0, recalled=False, recalled_first=first) for one in found]

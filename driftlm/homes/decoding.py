@@ -8,6 +8,7 @@ well, padded on the right; with long ones nothing is won.
 Letters: R rows, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -21,6 +22,7 @@ from driftlm.homes.completing import Asked, Completion, Piece, Sampling, all_log
 from driftlm.homes.prompts import Prompt
 from driftlm.memories.bank.modulate import Prefix
 from driftlm.memories.base import Memory, Supply
+from driftlm.models.batching import Footprint, batches, room_on
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
@@ -75,9 +77,10 @@ def write(asked: Sequence[Asked], ended: Ended, began: Callable[[int], None] = l
     for row in supplied(asked, ended):
         alone = not isinstance(row.supply.modulated, Prefix | None)  # such changes the model itself meanwhile
         groups.setdefault(row if alone else id(row.asked.memory.language_model.model), []).append(row)
-    for rows in groups.values():
-        began(len(rows))
-        decode(rows)
+    for group in groups.values():
+        for places in held_together(group):
+            began(len(places))
+            decode([group[place] for place in places])
 
 
 class Row:
@@ -137,10 +140,7 @@ def supplied(asked: Sequence[Asked], ended: Ended) -> Iterator[Row]:
             waiting[:0] = [[place] for place in places] if len(places) > 1 else []
             continue
         for row, place in enumerate(places):
-            modulated = supply.modulated
-            if modulated is not None and len(places) > 1:
-                modulated = modulated.rows([row])
-            yield Row(place, asked[place], Supply([supply.texts[row]], modulated, [supply.documents[row]]), ended)
+            yield Row(place, asked[place], supply.rows([row]), ended)
 
 
 def refuse(asked: Asked) -> None:
@@ -149,6 +149,17 @@ def refuse(asked: Asked) -> None:
         kind = asked.memory.kind
         raise DriftError(f"a {kind} reads, but does not write; make a home of another memory, or with another rule.")
     room_for(asked.memory.language_model, 0, len(asked.prompt.ids("")), asked.sampling.tokens, asked.most)
+
+
+def held_together(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of the rows whose keys and values are held at once; long prompts are read one by one, unpadded."""
+    asked = [row.asked for row in rows]
+    model = asked[0].memory.language_model
+    counts = [
+        len(one.prompt.ids(row.supply.texts[0])) + (one.sampling.tokens or one.most)
+        for row, one in zip(rows, asked, strict=True)
+    ]
+    return batches(counts, Footprint.of(model.model, 1), room_on(model.device), padding=math.inf)
 
 
 def decode(rows: Sequence[Row]) -> None:

@@ -235,6 +235,13 @@ class Supply:
     modulated: Modulated | None
     documents: list[list[tuple[str, float]]]
 
+    def rows(self, chosen: "Sequence[int]") -> "Supply":
+        """Return what helps with the chosen questions, in their order."""
+        if list(chosen) == list(range(len(self.texts))):
+            return self
+        modulated = None if self.modulated is None else self.modulated.rows(chosen)
+        return Supply([self.texts[row] for row in chosen], modulated, [self.documents[row] for row in chosen])
+
     @staticmethod
     def of(several: "Sequence[Supply]", questions: int) -> "Supply":
         """What some sources supply, put together: texts one after the other, and the modulation that there is.

@@ -1,9 +1,11 @@
 """Which model, and what it runs on; no heavy import before a model is loaded."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from driftlm.core.errors import DriftError
 
@@ -69,3 +71,28 @@ class Machine:
         if found is not None:
             sys.stderr.write(f"driftlm: {found}\n")
         return language_model
+
+
+def available_bytes(device: Any) -> int:
+    """Return the memory that is free for a process on a device, in bytes: of a container at most what it is allowed.
+
+    Where the system does not tell, half of what it has.
+
+    Example:
+        >>> available_bytes("cpu") > 1 << 20
+        True
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = Path("/proc/meminfo")
+    told = re.search(r"MemAvailable:\s+(\d+) kB", known.read_text()) if known.exists() else None
+    if told is None:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    free, group = int(told[1]) * 1024, Path("/sys/fs/cgroup")
+    limit, used, parts = (group / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if limit.exists() and used.exists() and (allowed := limit.read_text().strip()).isdigit():
+        files = re.search(r"^inactive_file (\d+)", parts.read_text(), re.MULTILINE)  # that are given up when asked for
+        free = min(free, max(0, int(allowed) - int(used.read_text()) + (int(files[1]) if files else 0)))
+    return free

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from driftlm.models.answers import Rows, answer_logits
+from driftlm.models.batching import asked_in_batches
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import padded, prompt_ids
 
@@ -40,13 +41,15 @@ def divergence(
     prompts = [prompt_ids(language_model, *one) for one in zip(questions, documents, strict=True)]
     fit = [n for n, prompt in enumerate(prompts) if most is None or len(prompt) + len(answers[n]) - 1 <= most]
     found = logits.new_zeros(logits.shape[:2])
-    if not fit:
-        return found
-    chosen = [answers[n] for n in fit]
-    with torch.no_grad():
-        teacher = answer_logits(language_model, [prompts[n] for n in fit], chosen, None).log_softmax(-1)
-    there = padded(chosen)[1].to(logits.device)
-    rows = torch.tensor(fit, device=logits.device)
-    student = logits[rows, : there.shape[1]].log_softmax(-1)
-    nats = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * there
-    return found.index_copy(0, rows, F.pad(nats, (0, logits.shape[1] - there.shape[1])))
+    counts = [len(prompts[n]) + len(answers[n]) for n in fit]
+    for places in asked_in_batches(language_model, counts, max(map(len, answers))):
+        some = [fit[place] for place in places]
+        chosen = [answers[n] for n in some]
+        with torch.no_grad():
+            teacher = answer_logits(language_model, [prompts[n] for n in some], chosen, None).log_softmax(-1)
+        there = padded(chosen)[1].to(logits.device)
+        rows = torch.tensor(some, device=logits.device)
+        student = logits[rows, : there.shape[1]].log_softmax(-1)
+        nats = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * there
+        found = found.index_copy(0, rows, F.pad(nats, (0, logits.shape[1] - there.shape[1])))
+    return found

@@ -21,9 +21,10 @@ from driftlm.core.errors import DriftError
 from driftlm.evaluation.answering import exact_match
 from driftlm.memories.bank.networks import ADAPTER
 from driftlm.models.answers import answer_nats, generate
+from driftlm.models.batching import asked_in_batches
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
-from driftlm.models.prompting import answer_ids, padded, prompt_ids
+from driftlm.models.prompting import LONGEST_ANSWER, answer_ids, padded, prompt_ids
 from driftlm.models.trainable import Trainable, choose
 from driftlm.runs import formats
 from driftlm.streams.facts import World
@@ -32,7 +33,6 @@ from driftlm.training.loop import Loop, divided
 from driftlm.training.settings import AnswerRun, AnswerTraining
 
 WATCHED = 100  # held-out questions
-AT_A_TIME = 32
 CHANGED = 0.2  # share of subjects that a document tells news of
 
 
@@ -247,10 +247,11 @@ def asked(language_model: LanguageModel, lessons: Sequence[Lesson], longest: int
     """
     total, tokens = 0.0, 0
     right: dict[str, list[bool]] = {}
-    for start in range(0, len(lessons), AT_A_TIME):
-        some = lessons[start : start + AT_A_TIME]
-        rows = [prompt_of(language_model, one, *one.asked[0], longest) for one in some]
-        prompts, golds = [prompt for prompt, _ in rows], [gold for _, gold in rows]
+    rows = [prompt_of(language_model, one, *one.asked[0], longest) for one in lessons]
+    answer = max(LONGEST_ANSWER, *(len(gold) for _, gold in rows))
+    for places in asked_in_batches(language_model, [len(prompt) + answer for prompt, _ in rows], answer):
+        some = [lessons[place] for place in places]
+        prompts, golds = [rows[place][0] for place in places], [rows[place][1] for place in places]
         with torch.no_grad():
             nats, there, _ = answer_nats(language_model, prompts, golds, None)
         total, tokens = total + nats.sum().item(), tokens + int(there.sum())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from driftlm.models import prompting
+from driftlm.models.batching import read_in_batches
 from driftlm.models.loading import LanguageModel
 from driftlm.models.prompting import padded
 
@@ -38,6 +39,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Map token rows of R parts -> (R, T, D), each whatever rows stand beside it."""
+
+    @abstractmethod
+    def batches(self, counts: Sequence[int]) -> list[list[int]]:
+        """Return the places of rows of so many tokens, in batches that memory holds."""
 
     def parts(self, text: str) -> list[list[int]]:
         """Return the tokens of a text, in parts of at most `longest`, each between its marks; nothing is cut off."""
@@ -107,6 +112,10 @@ class StatesEncoder(Encoder):
     def tokens(self, text: str) -> list[int]:
         """Return a space comes first, so that a name has the same tokens there as inside a sentence."""
         return prompting.tokens(self.language_model, f" {text}")
+
+    def batches(self, counts: Sequence[int]) -> list[list[int]]:
+        """Return the places of rows in batches that the language model reads, the states of its layers kept."""
+        return read_in_batches(self.language_model.model, counts, states=True)
 
     @torch.no_grad()
     def states(self, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, T5Config, T5Model
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.bank.amortize import Encoder
+from driftlm.models.batching import read_in_batches
 from driftlm.models.loading import first_sentence, no_progress_bar
 from driftlm.models.prompting import padded
 
@@ -77,6 +78,10 @@ class T5Encoder(Encoder):
             use_cache=False,
         ).last_hidden_state  # (R, T, d)
         return torch.stack([own(one) for own, one in zip(self.maps, made.unbind(1), strict=True)], dim=1)
+
+    def batches(self, counts: Sequence[int]) -> list[list[int]]:
+        """Return the places of rows in batches that the T5 reads."""
+        return read_in_batches(self.encoder, counts)
 
     def keep(self, folder: Path) -> None:
         """Keep configuration and tokenizer, so that saved networks do without the folder the T5 came from."""

@@ -27,7 +27,6 @@ from driftlm.models.loading import LanguageModel, load
 
 WEIGHTS, SETTINGS, ADAPTER = "networks.safetensors", "networks.json", "adapter"
 BUNDLED = Path(__file__).parent / "bundled"
-TEXTS_AT_A_TIME = 32
 
 
 class BankNetworks(nn.Module):
@@ -85,11 +84,9 @@ class BankNetworks(nn.Module):
         """Yield vectors (parts, T, D) and keys (parts, Q) of each document, all its parts kept."""
         parts = [self.amortizer.parts(text) for text in texts]
         rows = [row for part in parts for row in part]
-        # Neighbours in length share a batch; padding is masked, so only the time depends on it.
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
         made: dict[int, Tensor] = {}
-        for start in range(0, len(order), TEXTS_AT_A_TIME):
-            chosen = order[start : start + TEXTS_AT_A_TIME]
+        # Padding is masked, so only time and memory depend on the batches.
+        for chosen in self.amortizer.batches([len(row) for row in rows]):
             made |= zip(chosen, self.amortize_rows([rows[number] for number in chosen]).unbind(), strict=True)
         place = 0
         for part in parts:

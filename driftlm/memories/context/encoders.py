@@ -3,7 +3,7 @@
 Letters: R texts, L tokens, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from driftlm.core.errors import DriftError
+from driftlm.models.answers import Rows
+from driftlm.models.batching import read_in_batches
 from driftlm.models.loading import LanguageModel, fingerprint, first_sentence, no_progress_bar
 from driftlm.models.prompting import padded, tokens
 
@@ -41,12 +43,17 @@ class StatesOfModel:
         self.longest = min(longest, getattr(config, "max_position_embeddings", None) or longest)
         self.fingerprint = f"states of {language_model.fingerprint}"
 
-    @torch.no_grad()
     def documents(self, texts: Sequence[str]) -> Tensor:
         """Encode texts of documents as (R, D) float32."""
         model = self.language_model
-        found = [tokens(model, f" {text}")[: self.longest - 1] for text in texts]
-        ids, mask = padded([[model.bos, *row] for row in found])
+        found = [[model.bos, *tokens(model, f" {text}")[: self.longest - 1]] for text in texts]
+        return in_batches(found, model.model, self.encoded)
+
+    @torch.no_grad()
+    def encoded(self, rows: Rows) -> Tensor:
+        """Encode rows of tokens as (R, D) float32."""
+        model = self.language_model
+        ids, mask = padded(rows)
         # Padding is on the right, where no token sees it.
         hidden = model.model.base_model(input_ids=ids.to(model.device), use_cache=False)[0]
         mask[:, 0] = mask.sum(dim=1) == 1  # a text without a token has that before it alone
@@ -99,22 +106,33 @@ class PooledEncoder:
         """Encode texts of questions as (R, D) float32."""
         return self.pooled(texts, *self.of_questions)
 
-    @torch.no_grad()
     def pooled(self, texts: Sequence[str], model: Any, tokenizer: Any) -> Tensor:
         """Pool texts to (R, D) by one of the encoders, from the tokens that its positions hold."""
         longest = min(self.longest, tokenizer.model_max_length, model.config.max_position_embeddings)
         found = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
-        ids, mask = padded(found, tokenizer.pad_token_id or 0)
+        return in_batches(found, model, lambda rows: self.encoded(rows, model, tokenizer.pad_token_id or 0))
+
+    @torch.no_grad()
+    def encoded(self, rows: Rows, model: Any, fill: int) -> Tensor:
+        """Pool rows of tokens to (R, D) by one of the encoders."""
+        ids, mask = padded(rows, fill)
         ids, mask = ids.to(self.device), mask.to(self.device)
         output = model(input_ids=ids, attention_mask=mask.long())
         hidden = getattr(output, "last_hidden_state", None)
         if hidden is not None:
-            rows = mean(hidden, mask) if self.pooling == "mean" else hidden[:, 0].float()
+            made = mean(hidden, mask) if self.pooling == "mean" else hidden[:, 0].float()
         elif self.pooling == "cls":
-            rows = output.pooler_output.float()  # DPR gives nothing else
+            made = output.pooler_output.float()  # DPR gives nothing else
         else:
             raise DriftError(f"an encoder of the type {model.config.model_type} pools by itself; give pooling cls.")
-        return F.normalize(rows, dim=1) if self.normalize else rows
+        return F.normalize(made, dim=1) if self.normalize else made
+
+
+def in_batches(rows: Rows, model: Any, encoded: Callable[[Rows], Tensor]) -> Tensor:
+    """Encode rows of tokens as (R, D), in batches that memory holds; a row's vector does not depend on the others."""
+    places = read_in_batches(model, [len(row) for row in rows])
+    found = torch.cat([encoded([rows[place] for place in some]) for some in places])
+    return found[torch.tensor([place for some in places for place in some]).argsort().to(found.device)]
 
 
 def mean(hidden: Tensor, mask: Tensor) -> Tensor:

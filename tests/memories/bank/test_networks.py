@@ -10,9 +10,10 @@ import torch
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.bank.low_rank import LowRank
-from driftlm.memories.bank.networks import SETTINGS, TEXTS_AT_A_TIME, WEIGHTS, BankNetworks, load_networks, saved
+from driftlm.memories.bank.networks import SETTINGS, WEIGHTS, BankNetworks, load_networks, saved
 from driftlm.memories.bank.settings import NetworksSettings
 from driftlm.models.answers import generate
+from driftlm.models.batching import MOST_ROWS
 from driftlm.models.prompting import prompt_ids
 from tests.support.at_once import asked as asked_at_once
 from tests.support.build import language_model
@@ -65,10 +66,10 @@ def test_the_vectors_of_a_text_do_not_depend_on_longer_ones_beside_it(family: st
 def test_documents_keep_their_order_and_the_order_of_their_parts() -> None:
     """More parts than a batch holds, lengths mixed, so that the order by length is another."""
     made = networks()
-    texts = [f"{'rain and ' * (number * 7 % 11)} {number}." for number in range(2 * TEXTS_AT_A_TIME // 3)]
+    texts = [f"{'rain and ' * (number * 7 % 11)} {number}." for number in range(2 * MOST_ROWS // 3)]
     parts = [made.reader.parts(text) for text in texts]
     rows = [row for part in parts for row in part]
-    assert len(rows) > TEXTS_AT_A_TIME and sorted(rows, key=len) != rows and max(map(len, parts)) > 1
+    assert len(rows) > MOST_ROWS and sorted(rows, key=len) != rows and max(map(len, parts)) > 1
     found = list(made.amortize(texts))
     assert len(found) == len(texts)
     for (vectors, keys), part in zip(found, parts, strict=True):
