@@ -34,6 +34,8 @@ def read(memory: MemorySettings, machine: Machine, stream: Stream) -> int:
 
 def verdict(summary: dict[str, float]) -> str:
     """Say the totals in one sentence."""
+    from driftlm.report.tally import too_short
+
     read_what = f"read {summary['tokens']:,} tokens ({summary['bytes']:,} bytes) in {summary['seconds']:.0f} s"
     static, adapted = summary["static_bits_per_byte"], summary["bits_per_byte"]
     if static is None or summary["updates"] == 0:
@@ -44,7 +46,9 @@ def verdict(summary: dict[str, float]) -> str:
         word += (
             f"; learning diverged and the guard went back {summary['rollbacks']} times: give a lower --learning-rate"
         )
-    return (
+    said = (
         f"{read_what}: {static:.4f} bits per byte by the static model, {adapted:.4f} learning as it read, "
         f"{abs(change):.1f} % {word}"
     )
+    short = too_short(int(summary["windows"]))
+    return f"{said}; {short[0].lower()}{short[1:-1]}" if short else said

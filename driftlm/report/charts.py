@@ -55,7 +55,7 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelFontSize": 13,
             "symbolStrokeWidth": 3,
             "symbolOpacity": 1,
-            "symbolSize": 300,
+            "symbolSize": 120,  # a filled symbol is as high as a letter
             "offset": 4,
         },
         "title": {
@@ -164,20 +164,22 @@ def bits_chart(tally: Tally, width: Width) -> Specification:
     rows = _rows(tally)
     y = alt.Y("bits:Q", title="bits per byte", scale=alt.Scale(domain=[low, high], nice=False, zero=False))
     colours, dashes = {"static": STATIC, "adapted": ADAPTED}, {"static": [7, 3], "adapted": [1, 0]}
-    hue = alt.Color("model:N", scale=alt.Scale(domain=models, range=[colours[m] for m in models]))
-    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=[dashes[m] for m in models]))
+    legend = alt.Legend(symbolType="stroke", symbolSize=300)
+    hue = alt.Color("model:N", scale=alt.Scale(domain=models, range=[colours[m] for m in models]), legend=legend)
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=[dashes[m] for m in models]), legend=legend)
+    drawn = models[::-1]  # the static model's dashes last: where both are alike, both are seen
     x = _tokens_axis(tally)
     local = (
         alt.Chart(rows)
         .mark_line(strokeWidth=1, opacity=0.55, clip=True)
-        .transform_fold([f"{m}_local" for m in models], as_=["key", "bits"])
+        .transform_fold([f"{m}_local" for m in drawn], as_=["key", "bits"])
         .transform_calculate(model="replace(datum.key, '_local', '')")
         .encode(x=x, y=y, color=hue, detail="model:N")
     )
     running = (
         alt.Chart(rows)
         .mark_line(strokeWidth=3, clip=True, point=len(tally.points()) <= DOTTED)
-        .transform_fold(models, as_=["model", "bits"])
+        .transform_fold(drawn, as_=["model", "bits"])
         .encode(x=x, y=y, color=hue, strokeDash=dash)
     )
     shown = {"tokens_read": ("tokens", ",")}

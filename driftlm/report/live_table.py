@@ -153,7 +153,7 @@ def _gain(static: float, adapted: float) -> str:
         return MISSING
     percent = 100 * (static - adapted) / static
     if abs(percent) < 0.05:
-        return "the same"
+        return "0.0 %"
     return f"{abs(percent):.1f} % {'fewer' if percent > 0 else 'MORE'}"
 
 

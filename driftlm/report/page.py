@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from driftlm.memories.expert_weights import rate_of
-from driftlm.report.tally import Tally, bits_per_byte, clipped, percent_fewer
+from driftlm.report.tally import Tally, bits_per_byte, clipped, percent_fewer, too_short
 
 NONE = "–"  # where there is no number
 HINT = '<noscript><p class="note">The charts need JavaScript; they also lie beside this page as PNG.</p></noscript>'
@@ -111,10 +111,13 @@ def headline(tally: Tally, finished: bool = True) -> str:
     bits = f"{number(static, '.3f')} → {number(adapted, '.3f')} bits per byte"
     fewer = change_in_percent(tally)
     if not fewer:
-        return f"{read}; {bits}: no difference from the static model."
-    if fewer > 0:
-        return f"{read}; {bits}, {percent(fewer)} fewer bits than the static model."
-    return f"{read}; {bits}: worse, {percent(fewer)} more bits than the static model. Learning did harm here."
+        said = f"{read}; {bits}, 0.0 % fewer bits than the static model."
+    elif fewer > 0:
+        said = f"{read}; {bits}, {percent(fewer)} fewer bits than the static model."
+    else:
+        said = f"{read}; {bits}: worse, {percent(fewer)} more bits than the static model."
+        said += "" if too_short(total.windows) else " Learning did harm here."
+    return f"{said} {too_short(total.windows)}".rstrip()
 
 
 def page(

@@ -19,6 +19,7 @@ EVENTS = 200  # guard events kept; the others are counted
 FIRST_BIN = 256  # tokens; every further bin of positions ends at twice the one before
 REPLICATES = 400  # resamplings of the documents behind an interval
 ENOUGH = 5  # documents from which an interval is given
+ENOUGH_WINDOWS = 8  # from which a difference may be called a gain
 FloatArray = NDArray[np.float64]
 _BATCH = 256  # documents whose resampling weights are drawn at once
 
@@ -42,6 +43,23 @@ def percent_fewer(static: float, adapted: float) -> float | None:
         25.0
     """
     return 100 * (static - adapted) / static if static > 0 else None
+
+
+def too_short(windows: int) -> str:
+    """Return why a text of so many windows shows no gain, in a sentence; empty where it is long enough.
+
+    The first window is scored before anything was learned, and a step or two say nothing of those to come.
+
+    Example:
+        >>> too_short(2)
+        'The text is too short to show a gain: 2 windows, and at least 8 are needed.'
+        >>> too_short(8)
+        ''
+    """
+    if windows >= ENOUGH_WINDOWS:
+        return ""
+    counted = f"{windows:,} window{'s' * (windows != 1)}"
+    return f"The text is too short to show a gain: {counted}, and at least {ENOUGH_WINDOWS} are needed."
 
 
 def clipped(text: str, longest: int = 200) -> str:

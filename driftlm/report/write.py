@@ -13,7 +13,7 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.expert_weights import rate_of
 from driftlm.memories.weights.learning import Learning
 from driftlm.report.page import Figure, page, title, won
-from driftlm.report.tally import Tally, read_tally
+from driftlm.report.tally import Tally, read_tally, too_short
 
 
 def write_report(run: Path) -> list[Path]:
@@ -36,7 +36,8 @@ def write_report(run: Path) -> list[Path]:
         )
         if tally.compared:
             place = partial(charts.position_chart, tally.positions.bins())
-            drawings.append(("gain", "Cumulative gain", _READ_GAIN, partial(charts.gain_chart, tally)))
+            gain = f"{_READ_GAIN} {too_short(tally.total.windows)}".rstrip()
+            drawings.append(("gain", "Cumulative gain", gain, partial(charts.gain_chart, tally)))
             drawings.append(("position", "Gain by position in the document", _READ_POSITION, place))
     if tally.expert_weights():
         names = _experts(config, tally)

@@ -94,8 +94,11 @@ def test_a_document_too_long_for_the_context_is_cut_at_its_end(family: str) -> N
     prompts: list[list[int]] = []
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patched:
-        patched.setattr("driftlm.memories.answering.generate", lambda m, rows, *a: prompts.extend(rows) or ["x"] * 2)
+        patched.setattr(
+            "driftlm.memories.answering.generate", lambda m, rows, *a: prompts.extend(rows) or ["x"] * len(rows)
+        )
         found = from_context(model, whole, questions)
+    prompts.sort(key=len, reverse=True)  # so far apart that each is a batch
     assert [one.cut for one in found] == [True, False]
     assert prompts[1] == prompt_ids(model, "What was it?", "It rained.")
     assert POSITIONS - 4 <= len(prompts[0]) + 101 <= POSITIONS

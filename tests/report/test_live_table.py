@@ -95,7 +95,7 @@ def test_disabled_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("nats", "static", "said"),
-    [(360.0, 400.0, "10.0 % fewer"), (440.0, 400.0, "10.0 % MORE"), (400.0, 400.0, "the same")],
+    [(360.0, 400.0, "10.0 % fewer"), (440.0, 400.0, "10.0 % MORE"), (400.0, 400.0, "0.0 %")],
 )
 def test_a_loss_is_said_in_words(nats: float, static: float, said: str) -> None:
     live = Live(None)

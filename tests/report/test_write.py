@@ -1,5 +1,6 @@
 """A report says what windows.jsonl says: recomputed here from the lines, with nothing of the report's own code."""
 
+import importlib
 import json
 import math
 import re
@@ -140,7 +141,27 @@ def test_a_loss_is_said_plainly() -> None:
 
 def test_no_difference_is_said_plainly() -> None:
     lines = [line | {"static_nats": line["nats"]} for line in stream([2000])]
-    assert headline(tally_of(lines)).endswith("no difference from the static model.")
+    assert headline(tally_of(lines)).endswith(", 0.0 % fewer bits than the static model.")
+
+
+def test_a_text_too_short_to_show_a_gain_says_so(tmp_path: Path) -> None:
+    lines = stream([2000], gain=-0.2)[:2]
+    said = headline(tally_of(lines))
+    assert said.endswith(" The text is too short to show a gain: 2 windows, and at least 8 are needed.")
+    assert "more bits" in said and "harm" not in said
+    assert "too short" not in headline(tally_of(stream([2000])))
+    assert "too short" in report(run_folder(tmp_path, lines))[1].text
+
+
+def test_the_legend_has_lines_and_the_static_one_lies_above() -> None:
+    charts = importlib.import_module("driftlm.report.charts")
+    layers = charts.bits_chart(tally_of(stream([200])), 640)["layer"]  # few points, each with a dot
+    folds = [one["fold"] for layer in layers for one in layer.get("transform", ()) if "fold" in one]
+    assert folds == [["adapted_local", "static_local"], ["adapted", "static"]]
+    colours = [layer["encoding"]["color"] for layer in layers if "color" in layer["encoding"]]
+    assert len(colours) == 2 and all(one["legend"]["symbolType"] == "stroke" for one in colours)
+    # Area of a symbol: a filled one no higher than the label.
+    assert charts.theme()["legend"]["symbolSize"] <= charts.theme()["legend"]["labelFontSize"] ** 2
 
 
 @pytest.mark.usefixtures("page_only")

@@ -191,7 +191,7 @@ function showReading() {
   const percent = last?.static ? (100 * (last.static - last.adapted)) / last.static : null;
   const small = percent != null && Math.abs(percent) < 0.005;
   at("fewer").textContent =
-    percent == null ? DASH : small ? "none" : `${Math.abs(percent).toFixed(2)} % ${percent > 0 ? "fewer" : "MORE"}`;
+    percent == null ? DASH : small ? "0.0 %" : `${Math.abs(percent).toFixed(2)} % ${percent > 0 ? "fewer" : "MORE"}`;
   at("fewer").className = percent == null || small ? "" : percent > 0 ? "better" : "worse";
   const cells = (point) => {
     const row = made("tr");
