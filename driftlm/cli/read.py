@@ -12,9 +12,12 @@ def read(memory: MemorySettings, machine: Machine, stream: Stream) -> int:
 
     Ctrl-C saves the run; `driftlm read --resume RUN` goes on with it.
     """
+    from driftlm.evaluation.controls import controls
+    from driftlm.report.tables import show_rows
     from driftlm.runs.driver import Interrupted
     from driftlm.runs.reading import read as read_into_run
 
+    steps = controls(memory, machine, stream) if stream.controls else []
     try:
         summary = read_into_run(memory, machine, stream)
     except Interrupted as stopped:
@@ -23,8 +26,9 @@ def read(memory: MemorySettings, machine: Machine, stream: Stream) -> int:
     if stream.report:
         tell_report(summary["run"])
     if stream.json:
-        show(summary)
+        show(summary | ({"controls": steps} if steps else {}))
     else:
+        show_rows(steps)
         print(verdict(summary))
         for one in summary.get("experts", ()):
             print(f"expert {one['name']}: {one['nats_per_token']:.4f} nats per token, weight {one['weight']:.3f}")

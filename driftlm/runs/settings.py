@@ -32,6 +32,8 @@ class Stream:
         json: Print the totals as one JSON object on stdout.
         live: Show a live table (or lines, where stderr is no terminal).
         report: Write report.html and PNG charts into the run.
+        controls: First say, on the first 4,000 tokens, how much the sink, the context, static windows of the same cost
+            and learning bring.
     """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -49,6 +51,7 @@ class Stream:
     json: bool = False
     live: bool = True
     report: bool = True
+    controls: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= MOST_ROWS:
@@ -62,6 +65,12 @@ class Stream:
                 f"out."
             )
         refuse_idle(self.follow, self.idle)
+        if self.controls and (self.follow or self.resume or self.start_from or self.batch > 1 or "-" in self.files):
+            raise DriftError(
+                "`Stream.controls` reads the beginning of a text several times, from the model as it is, document by "
+                "document; give it with files alone, without `Stream.follow`, `Stream.resume`, `Stream.start_from`, "
+                "`Stream.batch` and standard input."
+            )
 
 
 def refuse_idle(follow: bool, idle: float | None) -> None:

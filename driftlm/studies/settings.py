@@ -15,7 +15,7 @@ class ClaimStudy:
     Attributes:
         data: folder with books/, drift/ and shift/.
         out: folder: every row as it comes in NAME.jsonl, the result in NAME.json, all results there in studies.html.
-        models: folders of models, for a study of several; the bundled one by default.
+        models: folders of models, for a study of several, an empty name for the bundled one; that alone by default.
         tokens: read by one reading; the study's own number by default, like the next two.
         texts: most of each kind; 0 for all.
         seeds: of each setting that has any.

@@ -13,7 +13,7 @@ Row = dict[str, Any]  # of `driftlm.studies.measuring.measure`
 
 STUDIES = {
     name: f"driftlm.studies.{name}:STUDY"
-    for name in ("online", "windows", "cadence", "context", "lora", "finetuned", "drift", "size", "mixture")
+    for name in ("online", "windows", "cadence", "context", "lora", "finetuned", "drift", "size", "mixture", "controls")
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
-from driftlm.studies import cadence, context, drift, finetuned, lora, mixture, online, size, windows
+from driftlm.studies import cadence, context, controls, drift, finetuned, lora, mixture, online, size, windows
 from driftlm.studies.cells import Cell
 from driftlm.studies.rows import by_text
 from driftlm.studies.study import STUDIES, Row, Scale, Study, study_of
@@ -92,7 +92,17 @@ def of_mixture(reading: Cell, holds: float) -> Values:
     return {"bits_per_byte": 1.80 if reading.learning.learning_rate == mixture.RATES[5] else 1.85}
 
 
+def of_controls(reading: Cell, holds: float) -> Values:
+    step = reading.setting.partition(": ")[2]
+    bits = {"apart": 2.4, "sink": 2.3, "context": 2.1, "learning": 2.0 - 0.05 * holds}
+    if step in bits:
+        return {"bits_per_byte": bits[step], "flops_per_token": 3e7 if step == "learning" else 1e7}
+    dear = reading.windows.stride < 200  # better, but dearer than learning
+    return {"bits_per_byte": 1.7 if dear else 2.0, "flops_per_token": 4e7 if dear else 2e7}
+
+
 MADE: dict[str, Made] = {
+    "controls": of_controls,
     "online": of_online,
     "windows": of_windows,
     "cadence": of_cadence,
@@ -300,6 +310,27 @@ def test_one_book_is_enough_against_the_mixture() -> None:
     for one in rows:  # near enough to the best rate, but no better than the static model
         one["static_bits_per_byte"], one["gain"] = 1.79, 1 - one["bits_per_byte"] / 1.79
     assert len(mixture.conclude(rows).figures["failed"]) == 12
+
+
+def test_controls_compare_at_the_cost_of_learning_and_give_every_step_its_share() -> None:
+    rows = rows_of("controls", lambda number: 1.0, Scale(9_000, 1, 3, MODELS[:2]))
+    assert controls.models_of(rows) == ["one", "four"]
+    found = controls.steps(rows, "four")
+    assert {name: set(each.values()) for name, each in found.items()} == {
+        **{"apart": {2.4}, "sink": {2.3}, "context": {2.1}, "overlap": {2.0}, "learning": {1.95}}
+    }
+    shares = {name: one.mean for name, one in controls.shares(rows, "four").items()}
+    expected = {"sink": 0.1, "context": 0.2, "overlap": 0.1, "learning": 0.05}
+    assert shares == pytest.approx({name: part / 0.45 for name, part in expected.items()})
+    change = controls.changes(rows, "one")
+    assert change["learning"].mean == pytest.approx(1.95 / 2.0 - 1)
+    assert change["learning, same windows"].mean == pytest.approx(1.95 / 2.1 - 1)
+    for one in rows:
+        if one["setting"] == "one: learning":
+            one["bits_per_byte"] = 2.05  # better than static with the same windows, and still no gain at its cost
+    assert controls.conclude(rows).verdict == "not supported"
+    with pytest.raises(DriftError, match="named two folders"):
+        controls.readings(Scale(100, models=("a/x", "b/x")))
 
 
 # ---- charts ---------------------------------------------------------------------------------------------------------
