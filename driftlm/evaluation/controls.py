@@ -3,7 +3,7 @@
 apart      windows of S new tokens that see nothing before them
 sink       the same behind the document's first tokens, on which attention rests
 context    the windows of the reading itself, static: its C − S tokens before the new ones
-overlap    of the static windows that cost no more than learning does, those with the fewest nats on this very text
+overlap    of all static windows that cost no more than learning does, those with the fewest nats on this very text
 learning   the windows of the reading again, learning
 
 Every step is compared with the one before it, learning also with the static model on the same windows. The windows of
@@ -129,7 +129,7 @@ def compared(
         reading(language_model, documents, Trial(one, FROZEN), price(Trial(one, FROZEN)), tokens)
         for one in affordable(language_model, windows, learned.cost)
     )
-    best = min((readings[CONTEXT], *others), key=lambda one: one.totals.nats)
+    best = min((*readings.values(), *others), key=lambda one: one.totals.nats)
     readings |= {OVERLAP: best, LEARNING: learned}
     whole = readings[APART].totals.nats - learned.totals.nats
     rows, before = [], None
@@ -146,7 +146,7 @@ def affordable(language_model: LanguageModel, windows: Windows, most: float) -> 
     price, chosen = formulas(language_model), dict[tuple[str, int], Windows]()
     for one in richer(windows):
         try:
-            refuse_long_context(language_model, one.context + one.sink)
+            refuse_long_context(language_model, one)
         except DriftError:
             continue
         if price(Trial(one, FROZEN)).score <= most:

@@ -60,7 +60,7 @@ def steps(rows: Sequence[Row], model: str, value: str = "bits_per_byte") -> dict
     if not all(found.values()):
         raise DriftError(f"a step of {model} has no row; run the study again, whole.")
     most = by_text(rows, f"{model}: {LEARNING}", "flops_per_token")
-    names = [one for one in settings_of(rows) if one.startswith(f"{model}: {OVERLAP} ")] + [f"{model}: {CONTEXT}"]
+    names = [one for one in settings_of(rows) if one.startswith(f"{model}: ") and one != f"{model}: {LEARNING}"]
     bits, cost = ({name: by_text(rows, name, key) for name in names} for key in ("bits_per_byte", "flops_per_token"))
     best: Each = {}
     for text, dearest in most.items():

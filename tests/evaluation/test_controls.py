@@ -59,7 +59,7 @@ def test_static_windows_of_the_same_cost_are_the_richest_that_learning_pays_for(
 
 
 def test_a_reading_says_what_its_gain_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.txt").write_text(words(400))
+    (tmp_path / "a.txt").write_text(words(160))
     grid = ["--rule", "sgd", "--context", "32", "--stride", "16", "--threads", "1", "--no-report", "--no-live"]
     run = ["read", str(tmp_path / "a.txt"), "--model", str(tiny_model(tmp_path)), "--controls", *grid]
     threads = torch.get_num_threads()
