@@ -24,7 +24,7 @@ VERBS = {
         *("study qa", "study online", "serve", "train bank", "train salience", "train qa", "home new", "home read"),
     ),
     "reading.md": ("read", "tune", "generate", "export", "statistics", "home read"),
-    "weights.md": ("read", "tune", "export"),
+    "weights.md": ("read", "tune", "export", "study controls"),
     "keep-a-bank.md": ("teach", "bank add", "bank ls", "bank export", "ask", "train bank", "study qa", "study bank"),
     "bank.md": ("bank add", "bank forget", "bank export", "bank verify", "ask", "train bank"),
     "context.md": ("study qa",),
