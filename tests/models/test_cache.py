@@ -176,9 +176,22 @@ def test_a_rope_type_is_found_in_one_kind_of_layer_only() -> None:
         ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
     ],
 )
-def test_positions_that_are_not_rotary_are_refused(name: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_positions_that_are_not_rotary_are_refused(name: str, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    language = tiny(name, **settings)
+    language.model.to(dtype)
     with pytest.raises(DriftError, match=rf"tiny-{name}.*has absolute positions.*`Windows.window` overlapping"):
-        RotaryCache(tiny(name, **settings))
+        RotaryCache(language)
+
+
+def test_rounding_is_not_taken_for_absolute_positions() -> None:
+    # Sharp attention passes on what a rounded angle changes, as a trained model's does: a tenth of the logits' spread.
+    language = tiny("Llama", num_hidden_layers=12)
+    for name, parameter in language.model.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            parameter.mul_(10)
+    language.model.to(torch.bfloat16)
+    assert RotaryCache(language).turns
 
 
 def test_rotary_angles_from_a_table_are_refused() -> None:
