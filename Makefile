@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-EXTRAS := report,serve,ray,dev
+EXTRAS := report,serve,gguf,ray,dev
 PIP_QUIET ?= --quiet
 
 .DEFAULT_GOAL := help
@@ -67,7 +67,7 @@ constraints: ## Resolve the newest versions anew, torch excepted, and write cons
 	rm -rf build/constraints
 	"$(PYTHON)" -m venv build/constraints
 	grep '^torch==' constraints.txt > build/torch.txt
-	build/constraints/bin/python -m pip install $(PIP_QUIET) -c build/torch.txt -e ".[report,data,serve,ray,docs,dev]"
+	build/constraints/bin/python -m pip install $(PIP_QUIET) -c build/torch.txt -e ".[report,data,serve,gguf,ray,docs,dev]"
 	grep '^#' constraints.txt > build/constraints.txt
 	build/constraints/bin/python -m pip freeze --all --exclude-editable \
 		| grep -vE '^(pip|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+|colorama)==' | sed -E 's/\+[a-z0-9.]+$$//' >> build/constraints.txt

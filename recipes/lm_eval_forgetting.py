@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import Request, urlopen
 
-from driftlm.models.loading import BUNDLED
+from driftlm.models.catalogue import BUNDLED
 from driftlm.streams.demonstration import library_documentation
 from driftlm.streams.documents import Document, read_documents
 

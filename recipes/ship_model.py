@@ -17,7 +17,7 @@ import torch
 
 from driftlm import Document, Learning, WeightMemory, Windows, load, read_stream
 from driftlm.memories.weights.statistics import gather
-from driftlm.models.loading import BUNDLED
+from driftlm.models.catalogue import BUNDLED
 from recipes.corpus import books
 
 DEVELOPMENT_BOOKS = ("pg19_349.txt", "pg19_2021.txt")

@@ -23,6 +23,7 @@ VERBS = {
         *("read", "tune", "generate", "export", "statistics", "teach", "bank add", "bank ls", "bank export", "ask"),
         *("study qa", "study online", "serve", "train bank", "train salience", "train qa", "home new", "home read"),
     ),
+    "models.md": ("model fetch", "model show", "read", "export"),
     "reading.md": ("read", "tune", "generate", "export", "statistics", "home read"),
     "weights.md": ("read", "tune", "export", "study controls"),
     "keep-a-bank.md": ("teach", "bank add", "bank ls", "bank export", "ask", "train bank", "study qa", "study bank"),

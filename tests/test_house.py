@@ -24,7 +24,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LONGEST_FILE = 400  # lines; a longer one begins with the reason
 REASON = "# Long because "
-OF_THE_WHOLE = ("conformance", "folders", "pins")  # tests that belong to no folder of the package
+OF_THE_WHOLE = ("conformance", "folders", "pins", "real")  # tests that belong to no folder of the package
 REFUSED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 # The parts of the package from the ground up: each may import itself and what stands before it.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from driftlm.models.loading import BUNDLED, load
+from driftlm.models.catalogue import BUNDLED
+from driftlm.models.loading import load
 from driftlm.streams.windows import Windows, split
 from tests.support.running import ROOT
 

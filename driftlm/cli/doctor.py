@@ -10,6 +10,7 @@ from driftlm.storage.locks import refuse_without_locks
 EXTRAS = {
     "report": ("altair", "vl_convert"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
+    "gguf": ("gguf",),
     "data": ("datasets",),
     "dense": ("sentence_transformers",),
     "quantized": ("bitsandbytes",),
@@ -33,7 +34,7 @@ def findings() -> Iterator[str]:
     """One line a fact, the ones that need a remedy included."""
     import torch
 
-    from driftlm.models.loading import BUNDLED
+    from driftlm.models.catalogue import BUNDLED
 
     yield f"driftlm {driftlm.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     for package in ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "tyro", "rich"):

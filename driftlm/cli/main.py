@@ -50,6 +50,7 @@ VERBS = Loaded(
     home="home:home",
     snapshot="snapshot:snapshot",
     serve="serve:serve",
+    model="model:model",
     doctor="doctor:doctor",
 )
 GROUPS = Loaded(  # verbs of verbs
@@ -58,6 +59,7 @@ GROUPS = Loaded(  # verbs of verbs
     study="study:STUDY_VERBS",
     home="home:HOME_VERBS",
     snapshot="snapshot:SNAPSHOT_VERBS",
+    model="model:MODEL_VERBS",
 )
 CONFIG = (
     tyro.conf.OmitArgPrefixes,

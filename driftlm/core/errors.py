@@ -11,3 +11,14 @@ class DriftError(Exception):
 
 class Diverged(DriftError):
     """Learning left the finite numbers with the guard off: there is no state to go on from."""
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first line of a library's message, without its final full stop.
+
+    Example:
+        >>> first_sentence(OSError("No file. "))
+        'No file'
+    """
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

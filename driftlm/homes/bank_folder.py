@@ -22,6 +22,7 @@ from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 from driftlm.models.prompting import answer_ids, prompt_ids
 from driftlm.runs import formats
+from driftlm.storage.files import appearing, refuse_existing
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.timestamps import timestamp_of
 
@@ -207,7 +208,7 @@ def export(
     Raises:
         DriftError: for an empty question, an empty bank, a folder that exists, or a model that peft does not serve.
     """
-    formats.refuse_existing(to)
+    refuse_existing(to)
     if not question.strip():
         raise DriftError("the question is empty; give it in quotes.")
     store, made = opened(folder, machine, networks)
@@ -219,10 +220,10 @@ def export(
         documents = largest(shares[0], bank.ids)
     adapter = adapter_of(model, modulated, prompt_ids(model, question))
     merged = bool(getattr(model.model, "merged_adapter", ""))
-    base = str(to.resolve() / "base") if merged else formats.base_of(model)
-    with formats.appearing(to) as partial:
+    with appearing(to) as partial:
         if merged:
-            formats.write(model, None, partial / "base")
+            formats.write(model, None, partial / formats.BASE)
+        base = str(to.resolve() / formats.BASE) if merged else formats.base_for(model, to, partial)
         formats.write(model, adapter, partial, base)
     kind = adapter.peft_config["default"].peft_type.value
     return {"question": question, "folder": str(to), "as": kind, "base": base, "documents": documents}

@@ -16,6 +16,7 @@ from driftlm.models.factored import LowRankDelta, lora_of, low_rank_delta
 from driftlm.models.loading import LanguageModel
 from driftlm.models.machine import Machine
 from driftlm.runs import formats
+from driftlm.storage.files import appearing, refuse_existing
 from driftlm.streams.documents import Document, read_documents
 from driftlm.streams.windows import Windows
 
@@ -56,7 +57,7 @@ def export(
     Raises:
         DriftError: for a folder that exists, a state without an adapter as `peft`, quantized weights otherwise.
     """
-    formats.refuse_existing(to)
+    refuse_existing(to)
     if (source / "home.json").exists():
         with TemporaryDirectory() as place:
             base = saved_from_home(source, Path(place) / "learned")
@@ -82,13 +83,14 @@ def export(
     nats = [tokens_and_nats(model, windows, documents, limit) for model in (prior, learned.language_model) if documents]
     adapter = lora_of(prior.model, delta.factors)
     written = adapter.peft_config["default"].r
-    facts = {"base": formats.base_of(prior), "rank": written, **stated(delta)}
+    facts: dict[str, Any] = {"rank": written, **stated(delta)}
     if documents:
         nats.append(tokens_and_nats(prior, windows, documents, limit))
         means = {f"{name}_nats_per_token": mean for name, (_, mean) in zip(("prior", "exact", "exported"), nats)}
         facts |= {"tokens": nats[0][0], **means}
-    with formats.appearing(to) as partial:
-        formats.write(prior, adapter, partial)
+    with appearing(to) as partial:
+        facts = {"base": formats.base_for(prior, to, partial)} | facts
+        formats.write(prior, adapter, partial, facts["base"])
         (partial / STATED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return {"folder": str(to), "as": kind, **facts}
 
@@ -105,7 +107,7 @@ def saved_from_home(source: Path, to: Path) -> str:
                 f"{source} is a home of a {home.memory.kind}, which is no single model; export a home of one rate."
             )
         learner = home.memory.learned()
-        formats.save(learner.language_model, learner.trainable, to)
+        formats.save(learner.language_model, learner.trainable, to, base_beside=False)
         return str(home.facts["model"]["name"])
 
 

@@ -98,6 +98,7 @@ class Home:
     ) -> None:
         self.folder, self.facts, self.lock, self.every = folder, facts, lock, checkpoint
         self.settings = settings_of(facts)
+        language_model.goes_by(facts["model"].get("fingerprint"))  # before anything is named after it
         shared = shared_by(self.settings, language_model, shared)
         refuse_other_model(folder, facts["model"], language_model)
         self.journal = Journal.open(folder / "journal.sqlite")

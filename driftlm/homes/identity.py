@@ -65,18 +65,18 @@ def settings_of(facts: Mapping[str, Any]) -> MemorySettings:
 
 def about_model(language_model: LanguageModel) -> dict[str, Any]:
     """Return what tells a model from others; the adapter is one that a bank's networks merged into it."""
-    place = Path(language_model.name)
     return {
-        "name": str(place.resolve()) if place.is_dir() else language_model.name,
+        "name": language_model.place,
         "fingerprint": language_model.fingerprint,
         "adapter": getattr(language_model.model, "merged_adapter", ""),
+        **({"sha256": language_model.sha256} if language_model.sha256 else {}),
     }
 
 
 def refuse_other_model(folder: Path, held: Mapping[str, Any], language_model: LanguageModel) -> None:
     """Refuse a model other than the one of a state, which means nothing on another."""
-    given = about_model(language_model)
-    if any(held.get(name) != given[name] for name in ("fingerprint", "adapter")):
+    adapter = about_model(language_model)["adapter"]
+    if not language_model.goes_by(str(held.get("fingerprint"))) or held.get("adapter") != adapter:
         raise DriftError(
             f"the home {folder} was made with the model {held.get('name')!r} as it was then, not with "
             f"{language_model.name!r} as it is; give that one."

@@ -19,7 +19,7 @@ from torch import Tensor
 from driftlm.core.errors import DriftError
 from driftlm.memories.base import Memory, State
 from driftlm.storage.checked_json import ranges, read_sealed, unranged, write_sealed
-from driftlm.storage.files import sync, write_atomically
+from driftlm.storage.files import sha256_of, sync, write_atomically
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LONG_TEXT = 256  # characters from which a text is a file of its own
@@ -92,8 +92,7 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a plain file; links are no such."""
     if path.is_symlink() or not path.is_file():
         raise DriftError(f"{path} is missing or no plain file; put it back from a copy.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 # ---- the checkpoint -----------------------------------------------------------------------------------------------

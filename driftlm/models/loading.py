@@ -1,10 +1,8 @@
-"""Model and tokenizer from a folder or a hub name, and a clear word about what cannot work."""
+"""Model and tokenizer from a folder, a GGUF file or a hub name, and a clear word about what cannot work."""
 
-import hashlib
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,15 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from driftlm.core.errors import DriftError
+from driftlm.core.errors import DriftError, first_sentence
+from driftlm.models.fingerprint import earlier_fingerprint, fingerprint
+from driftlm.models.gguf_files import parameters_in, parsed_once, plain
 from driftlm.models.quantized import keep_as_loaded, quantization
+from driftlm.models.sizes import refuse_too_large, stored
+from driftlm.models.sources import Source, source_of
 from driftlm.streams.windows import Windows
 
 CACHE_LINE = 64  # bytes
-BUNDLED = Path(__file__).parent / "bundled"
-REWRITTEN = {"dtype", "architectures", "transformers_version", "_name_or_path"}  # by saving, without meaning
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,9 +32,11 @@ class LanguageModel:
     Attributes:
         model: the transformers model.
         tokenizer: its fast tokenizer.
-        name: the folder or hub name it came from.
+        name: the folder, GGUF file or hub name it came from.
         bos: id of the token that stands before every document (BOS, or EOS where there is none).
-        fingerprint: hash of configuration, tokenizer and weights.
+        fingerprint: hash of configuration, vocabulary and weights, as they were before any cast.
+        earlier_fingerprint: what it was in folders of an earlier version, where that is another.
+        sha256: of the GGUF file that the weights come from, where they do.
     """
 
     model: Any
@@ -42,6 +44,27 @@ class LanguageModel:
     name: str
     bos: int
     fingerprint: str
+    earlier_fingerprint: str = field(default="", repr=False)
+    sha256: str = ""
+
+    def goes_by(self, held: str) -> bool:
+        """Tell whether a fingerprint that a folder holds is this model's.
+
+        One of an earlier version is taken on, so that what was made under it fits together still.
+        """
+        if held and held == self.earlier_fingerprint:
+            self.fingerprint = held
+        return held == self.fingerprint
+
+    @property
+    def place(self) -> str:
+        """Return where it came from as others find it: a full path, or a hub name."""
+        return str(Path(self.name).resolve()) if Path(self.name).exists() else self.name
+
+    @property
+    def from_file(self) -> bool:
+        """Return whether it came from a GGUF file, no folder that transformers and peft load by its name alone."""
+        return Path(self.name).is_file()
 
     @property
     def vocabulary(self) -> int:
@@ -97,7 +120,8 @@ def load(
     """Load a causal language model; the bundled one when no name is given.
 
     Args:
-        name: a folder in HuggingFace format, or a hub name already in the local cache.
+        name: a folder in HuggingFace format, a GGUF file or a folder that holds one, the name of a fetched model, or a
+            hub name already in the local cache.
         dtype: `float32` or `bfloat16`.
         device: `cpu`, `cuda`, `cuda:1`, ...
         bos: the token that stands before a document, for tokenizers that declare neither BOS nor EOS.
@@ -119,69 +143,113 @@ cache; give a folder, or allow a download with `Machine.online`.
         raise DriftError(
             f"`Machine.device` was {device!r} but no CUDA device is usable here; give `Machine.device` cpu."
         )
-    folder = Path(name) if name is not None else BUNDLED
-    if not folder.exists() and folder.parts[-3:] == BUNDLED.parts[-3:]:
-        name, folder = None, BUNDLED  # what was learned on the bundled model of another installation
-    if name is None and not (BUNDLED / "config.json").exists():
+    source = source_of(name)
+    if source.gguf and bits:
         raise DriftError(
-            "the bundled model is missing from this installation; reinstall driftlm or give `Machine.model` DIR."
+            f"`Machine.bits` {bits} quantizes a model as it is loaded, but {source.name} is quantized already and is "
+            f"dequantized; leave `Machine.bits` out."
         )
-    if folder.is_dir() and not (folder / "config.json").exists():
-        if (folder / "adapter_config.json").exists():
-            raise DriftError(
-                f"the folder {folder} is an adapter, no model; merge it into its base with `driftlm export {folder} "
-                f"--to MERGED --as huggingface`, and give MERGED."
-            )
-        raise DriftError(f"the folder {folder} has no config.json; give a folder in HuggingFace format.")
-    source = str(folder) if name is None or folder.is_dir() else str(name)
-    missing = f"the model {source!r} is neither a folder nor in the local HuggingFace cache"
+    quantized = quantization(bits, DTYPES[dtype], device)
+    with no_progress_bar(), parsed_once(source.file) if source.gguf else nullcontext():
+        config = config_of(source, online)
+        refuse_what_cannot_work(config, source.name)
+        exact = exact_dtype(source, dtype, device, bits)
+        model = weights_of(source, config, exact, online, quantized)
+        if source.gguf:
+            del model.config.quantization_config  # dequantized, they are weights like any others
+        tokenizer = tokenizer_of(source, online)
+        known = fingerprint(model, tokenizer)
+        if source.gguf or (exact != dtype and not bits):
+            model = plain(model, DTYPES[dtype])
+    keep_as_loaded(model)
+    align(model)
+    if getattr(model, "_is_stateful", False):
+        raise DriftError(not_only_attention(config, source.name))
+    refuse_unless_causal(model.eval(), source.name)
+    model.requires_grad_(False).eval()
+    if not quantized:  # else it is there
+        model.to(device)
+    bos_id = start_token(tokenizer, bos, source.name)
+    return LanguageModel(
+        model, tokenizer, source.name, bos_id, known, earlier_fingerprint(model, tokenizer), source.sha256
+    )
+
+
+def config_of(source: Source, online: bool) -> Any:
+    """Return the configuration of a model."""
+    missing = f"the model {source.name!r} is neither a folder nor in the local HuggingFace cache"
     missing += "; give a folder, or allow a download with `Machine.online`." if not online else " nor on the hub."
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=not online)
+        return AutoConfig.from_pretrained(source.folder, local_files_only=not online, **source.options)
     except OSError as error:
-        if folder.is_dir():
-            missing = f"the config.json of {source!r} cannot be read ({first_sentence(error)}); put a whole one there."
+        if Path(source.folder).is_dir():
+            missing = (
+                f"the config.json of {source.name!r} cannot be read ({first_sentence(error)}); put a whole one there."
+            )
         raise DriftError(missing) from error
     except ValueError as error:
+        if source.gguf:
+            raise  # it may be damaged as well
         raise DriftError(
-            f"the configuration of {source!r} names an architecture that transformers {transformers.__version__} "
+            f"the configuration of {source.name!r} names an architecture that transformers {transformers.__version__} "
             f"does not know; give a model it knows, or upgrade transformers."
         ) from error
-    refuse_what_cannot_work(config, source)
-    quantized = quantization(bits, DTYPES[dtype], device)
+
+
+def exact_dtype(source: Source, dtype: str, device: str, bits: int) -> str:
+    """Return the type to load weights in so that none is rounded before the fingerprint is taken; refuses a model that
+    would not fit.
+    """
+    if bits:
+        return dtype
+    held = None if source.gguf else stored(Path(source.folder))
+    in_half = held is not None and held.dtypes == {"BF16"}
+    exact = dtype if in_half else "float32"
+    count = parameters_in(source.file) if source.gguf else held.parameters if held else 0
+    refuse_too_large(source.name, count, 4 if exact == "float32" else 2, device, halved=in_half and dtype == "float32")
+    return exact
+
+
+def weights_of(source: Source, config: Any, dtype: str, online: bool, quantized: dict[str, Any]) -> Any:
+    """Return a model with all of its weights, in a type."""
     try:
-        with no_progress_bar():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                source, dtype=DTYPES[dtype], local_files_only=not online, output_loading_info=True, **quantized
-            )
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=DTYPES[dtype],
+            local_files_only=not online,
+            output_loading_info=True,
+            **source.options,
+            **quantized,
+        )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise DriftError(
-            f"the weights of {source!r} cannot be loaded as a causal language model "
+            f"the weights of {source.name!r} cannot be loaded as a causal language model "
             f"({first_sentence(error)}); give a complete causal model."
         ) from error
     if report["missing_keys"]:
         # transformers fills them with random numbers and goes on.
         raise DriftError(
-            f"the weights of {source!r} are not complete: {len(report['missing_keys'])} tensors are missing, such as "
-            f"{min(report['missing_keys'])}; give a complete causal model."
+            f"the weights of {source.name!r} are not complete: {len(report['missing_keys'])} tensors are missing, such "
+            f"as {min(report['missing_keys'])}; give a complete causal model."
         )
-    keep_as_loaded(model)
-    align(model)
-    if getattr(model, "_is_stateful", False):
-        raise DriftError(not_only_attention(config, source))
-    refuse_unless_causal(model.eval(), source)
+    return model
+
+
+def tokenizer_of(source: Source, online: bool) -> Any:
+    """Return the fast tokenizer of a model."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not online)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=not online, **source.options)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        beside = "give a whole file" if source.gguf else "put tokenizer.json beside it"
         raise DriftError(
-            f"no tokenizer can be loaded for {source!r} ({first_sentence(error)}); put tokenizer.json beside it."
+            f"no tokenizer can be loaded for {source.name!r} ({first_sentence(error)}); {beside}."
         ) from error
     if not tokenizer.is_fast:
-        raise DriftError(f"the tokenizer of {source!r} gives no byte positions; put a fast tokenizer.json beside it.")
-    model.requires_grad_(False).eval()
-    if not quantized:  # else it is there
-        model.to(device)
-    return LanguageModel(model, tokenizer, source, start_token(tokenizer, bos, source), fingerprint(model, tokenizer))
+        raise DriftError(
+            f"the tokenizer of {source.name!r} gives no byte positions; put a fast tokenizer.json beside it."
+        )
+    return tokenizer
 
 
 def align(model: Any) -> None:
@@ -290,23 +358,3 @@ def start_token(tokenizer: Any, bos: str | None, source: str) -> int:
         f"the tokenizer of {source!r} has neither a BOS nor an EOS token to stand before a document; "
         f"name one of its tokens with `Machine.bos` TOKEN."
     )
-
-
-def fingerprint(model: Any, tokenizer: Any) -> str:
-    """Return the SHA-256 over configuration, vocabulary and weights; every tensor counts, large ones by 4,096 of their
-    values.
-    """
-    config = {key: value for key, value in model.config.to_dict().items() if key not in REWRITTEN}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        chosen = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode() + chosen.tobytes())
-    return digest.hexdigest()[:32]
-
-
-def first_sentence(error: Exception) -> str:
-    """Return the first line of a library's message, without its final full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

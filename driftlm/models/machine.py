@@ -18,7 +18,8 @@ class Machine:
     """Which model, and what it runs on.
 
     Attributes:
-        model: Load the model from this folder, or by its hub name from the local cache; empty for the bundled model.
+        model: Load the model from this folder or GGUF file, by the name of one that `driftlm model fetch` fetched, or
+            by its hub name from the local cache; empty for the bundled model.
         dtype: Compute in `float32` or `bfloat16`.
         device: Compute on `cpu`, `cuda`, `cuda:1`, ...
         threads: Use so many CPU threads; 0 measures whether 1, half or all of them are fastest now.

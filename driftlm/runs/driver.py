@@ -165,7 +165,8 @@ class Driver:
         self.run = Run(self.folder, self.reading.config, self.mark.lines or 0)
         start, language_model = self.folder / "start", self.memory.language_model
         if self.reading.config["start"] and not start.exists():
-            formats.save(language_model, self.memory.learned().trainable if self.reading.continues else None, start)
+            trainable = self.memory.learned().trainable if self.reading.continues else None
+            formats.save(language_model, trainable, start, base_beside=False)
             if not self.reading.continues:
                 language_model.name = str(start.resolve())  # a new adapter is one of these weights
         if not self.stream.json or self.stream.live:

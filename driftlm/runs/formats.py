@@ -1,15 +1,13 @@
 """Learned weights as folders that others read: PEFT for LoRA and DoRA, HuggingFace otherwise; in and out."""
 
-import os
-import shutil
+import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -17,12 +15,17 @@ from driftlm import __version__
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learn, Learning
 from driftlm.memories.weights.parametrisations import chosen_by
-from driftlm.models.loading import BUNDLED, LanguageModel, fingerprint, no_progress_bar
+from driftlm.models.catalogue import BUNDLED, SOURCE
+from driftlm.models.fingerprint import earlier_fingerprint, fingerprint
+from driftlm.models.loading import LanguageModel, load, no_progress_bar
 from driftlm.models.lora import take_fast_path
 from driftlm.models.machine import Machine
+from driftlm.models.sources import Source, source_of
 from driftlm.models.trainable import Trainable
 from driftlm.runs.folder import latest_checkpoint, read_config
+from driftlm.storage.files import appearing
 
+BASE = "base"  # of an adapter, in its folder
 PREFIXES = ("parameters/", "weights/parameters/")  # of what was learned, in the state of weights alone and with sources
 
 
@@ -39,7 +42,9 @@ class Start:
     trainable: Trainable | None = None
 
 
-def save(language_model: LanguageModel, trainable: Trainable | None, folder: str | Path) -> Path:
+def save(
+    language_model: LanguageModel, trainable: Trainable | None, folder: str | Path, *, base_beside: bool = True
+) -> Path:
     """Write what was learned so that plain transformers and peft load it and give the same scores.
 
     Args:
@@ -47,33 +52,35 @@ def save(language_model: LanguageModel, trainable: Trainable | None, folder: str
         trainable: what was learned; with an adapter the folder is PEFT's, else a whole HuggingFace model (without
             trainable: the model under an adapter).
         folder: must not exist yet; it appears complete or not at all.
+        base_beside: write the base of an adapter, too, where it came from a GGUF file, which peft does not load.
 
     Raises:
         DriftError: when the folder is there already.
     """
     folder = Path(folder)
     with appearing(folder) as partial:
-        write(language_model, trainable and trainable.adapter, partial)
+        adapter, base = trainable and trainable.adapter, ""
+        if adapter is not None and base_beside:
+            base = base_for(language_model, folder, partial)
+        write(language_model, adapter, partial, base)
     return folder
 
 
-@contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into that takes its name when the context ends well.
+def base_for(language_model: LanguageModel, folder: Path, partial: Path) -> str:
+    """Return the base that an adapter in a folder is to name; one that came from a GGUF file is written in the folder.
 
-    Raises:
-        DriftError: when a folder of that name is there already.
+    Args:
+        language_model: the model under the adapter.
+        folder: where the adapter will be.
+        partial: where it is written.
     """
-    refuse_existing(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.rename(folder)
+    if not language_model.from_file:
+        return language_model.place
+    cast = language_model.model.dtype != torch.float32  # the file's own weights are the base
+    write(load(language_model.name) if cast else language_model, None, partial / BASE)
+    made_of = {"file": Path(language_model.name).name, "sha256": language_model.sha256}
+    (partial / BASE / SOURCE).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+    return str(folder.resolve() / BASE)
 
 
 def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str = "") -> None:
@@ -88,18 +95,12 @@ def write(language_model: LanguageModel, adapter: Any, folder: Path, base: str =
     with no_progress_bar(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if adapter is not None:
-            adapter.peft_config["default"].base_model_name_or_path = base or base_of(language_model)
+            adapter.peft_config["default"].base_model_name_or_path = base or language_model.place
             adapter.save_pretrained(folder)
             (folder / "README.md").write_text(card(language_model, adapter), encoding="utf-8")  # peft's is a form
         else:
             language_model.model.save_pretrained(folder, state_dict=plain_weights(language_model.model))
         language_model.tokenizer.save_pretrained(folder)
-
-
-def base_of(language_model: LanguageModel) -> str:
-    """Return where a model came from, as a PEFT folder names it: a full path, or a hub name."""
-    place = Path(language_model.name)
-    return str(place.resolve()) if place.is_dir() else language_model.name
 
 
 def card(language_model: LanguageModel, adapter: Any) -> str:
@@ -145,21 +146,6 @@ def plain_weights(model: Any) -> dict[str, Tensor]:
     return {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
     }
-
-
-def refuse_existing(folder: Path) -> None:
-    """Refuse to write over what somebody keeps."""
-    if folder.exists():
-        raise DriftError(f"{folder} exists already; give a folder that does not exist, or remove it.")
-    refuse_unwritable(folder)
-
-
-def refuse_unwritable(place: Path) -> None:
-    """Refuse a place that cannot be made, before hours are spent on what is to go there."""
-    place = place.absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise DriftError(f"{place} cannot be made, because {there} is no folder to write in; give another place.")
 
 
 def start_from(source: str | Path, learning: Learning, machine: Machine = Machine()) -> Start:  # noqa: B008 - frozen
@@ -233,11 +219,13 @@ def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
 
     config, model = adapter_config(source), machine.model
     base = config.base_model_name_or_path
+    if base and not Path(base).exists() and (source / BASE).is_dir():
+        base = str(source / BASE)  # the folder was moved
     if not (model or base):
         raise DriftError(
             f"the adapter in {source} does not name the model it belongs to; give it with `Machine.model`."
         )
-    if model and base and Path(base).is_dir() and Path(base).resolve() != Path(model).resolve():
+    if model and base and Path(base).is_dir() and not same(source_of(base), source_of(model)):
         raise DriftError(
             f"the adapter in {source} belongs to the model {base}, not to {model}; leave `Machine.model` out."
         )
@@ -254,6 +242,12 @@ def from_adapter(source: Path, learning: Learning, machine: Machine) -> Start:
     parameters = {name: p for name, p in language_model.model.named_parameters() if p.requires_grad}
     kind = "dora" if config.use_dora else "lora"
     return continued_or_merged(language_model, Trainable(parameters, adapter), kind, learning)
+
+
+def same(one: Source, other: Source) -> bool:
+    """Tell whether two places are one, or were made of the same GGUF file."""
+    made_of = one.sha256
+    return Path(one.name).resolve() == Path(other.name).resolve() or bool(made_of and made_of == other.sha256)
 
 
 def from_run(source: Path, learning: Learning, machine: Machine) -> Start:
@@ -292,5 +286,5 @@ def continued_or_merged(language_model: LanguageModel, trainable: Trainable, kin
     else:
         model = trainable.adapter.merge_and_unload().requires_grad_(False).eval()
     # what was learned is part of the model that a new reading begins with
-    learned = replace(language_model, model=model, fingerprint=fingerprint(model, language_model.tokenizer))
-    return Start(learned, kept)
+    known, earlier = (one(model, language_model.tokenizer) for one in (fingerprint, earlier_fingerprint))
+    return Start(replace(language_model, model=model, fingerprint=known, earlier_fingerprint=earlier), kept)

@@ -18,12 +18,14 @@ from driftlm.memories.base import Memory
 from driftlm.memories.build import memory_for
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import Learning
-from driftlm.models.loading import BUNDLED, fitted
+from driftlm.models.catalogue import BUNDLED
+from driftlm.models.loading import fitted
 from driftlm.models.machine import Machine
 from driftlm.runs import formats
 from driftlm.runs.driver import Driver, Reading
 from driftlm.runs.folder import latest_checkpoint, read_config
 from driftlm.runs.settings import Stream
+from driftlm.storage.files import refuse_existing, refuse_unwritable
 from driftlm.streams.windows import Windows
 
 
@@ -58,9 +60,9 @@ def begun(settings: MemorySettings, machine: Machine, stream: Stream) -> Reading
         raise DriftError(
             f"`Stream.run` {folder} exists and is not empty; give another folder, or go on with `Stream.resume`."
         )
-    formats.refuse_unwritable(folder)
+    refuse_unwritable(folder)
     if stream.save:
-        formats.refuse_existing(Path(stream.save))
+        refuse_existing(Path(stream.save))
         if folder.absolute().is_relative_to(Path(stream.save).absolute()):
             raise DriftError(f"`Stream.save` {stream.save} would hold `Stream.run` {folder}; give one place to each.")
     settings = replace(settings, learning=settings.learning.settled())  # the run says what its rule's default was
@@ -149,7 +151,7 @@ def memory_of(reading: Reading) -> Memory:
     else:
         start = formats.Start(machine.load())
     language_model = start.language_model
-    if "model" in config and config["model"]["fingerprint"] != language_model.fingerprint:
+    if "model" in config and not language_model.goes_by(config["model"]["fingerprint"]):
         raise DriftError(
             f"the model {language_model.name!r} changed since this run began; give the old one back at that place, "
             f"or start a new run."
@@ -172,11 +174,10 @@ def memory_of(reading: Reading) -> Memory:
     config.setdefault(
         "model",
         {
-            "name": str(Path(language_model.name).resolve())
-            if Path(language_model.name).is_dir()
-            else language_model.name,
+            "name": language_model.place,
             "title": "the bundled model" if language_model.name == str(BUNDLED) else language_model.name,
             "fingerprint": language_model.fingerprint,
+            **({"sha256": language_model.sha256} if language_model.sha256 else {}),
             "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
             "trainable": sum(parameter.numel() for parameter in learner.parameters) if learner else 0,
         },

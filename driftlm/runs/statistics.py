@@ -7,7 +7,7 @@ from typing import Any
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.statistics import gather
 from driftlm.models.machine import Machine
-from driftlm.runs.formats import refuse_unwritable
+from driftlm.storage.files import refuse_unwritable
 from driftlm.streams.documents import read_documents
 from driftlm.streams.windows import Windows
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
+from driftlm.storage.files import sha256_of
 from driftlm.streams.windows import Windows
 
 LATER: dict[str, Any] = {"protect": "none", "options": {}}  # settings that the keys of earlier rows do not hold
@@ -102,8 +103,7 @@ class Cell:
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DriftError(
             f"{path}: {error.strerror}; give a `ClaimStudy.data` folder that holds the texts of the study."

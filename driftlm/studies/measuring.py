@@ -21,7 +21,8 @@ from driftlm.memories.loop import Totals, read_stream
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
-from driftlm.models.loading import BUNDLED, LanguageModel, load
+from driftlm.models.catalogue import BUNDLED
+from driftlm.models.loading import LanguageModel, load
 from driftlm.runs.folder import line
 from driftlm.streams.windows import split
 from driftlm.studies.cells import Cell

@@ -23,8 +23,8 @@ import driftlm
 from driftlm.core.errors import DriftError
 from driftlm.models.loading import load
 from driftlm.runs.folder import write_json
-from driftlm.runs.formats import refuse_unwritable
 from driftlm.runs.reading import versions
+from driftlm.storage.files import refuse_unwritable
 from driftlm.studies.cells import Cell
 from driftlm.studies.engines import Measure, cores, engine_of
 from driftlm.studies.measuring import measure as measure_row

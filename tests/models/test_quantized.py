@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from driftlm import DriftError, Learning, WeightMemory, Windows, load
-from driftlm.models.loading import fingerprint
+from driftlm.models.fingerprint import fingerprint
 from driftlm.models.machine import Machine
 from driftlm.models.quantized import keep_as_loaded, quantization
 from driftlm.runs.formats import save, start_from

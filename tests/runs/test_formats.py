@@ -11,9 +11,11 @@ from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from driftlm.core.errors import DriftError
-from driftlm.models.loading import BUNDLED, load
+from driftlm.models.catalogue import BUNDLED
+from driftlm.models.loading import load
 from driftlm.models.trainable import choose
-from driftlm.runs.formats import appearing, plain_weights, save
+from driftlm.runs.formats import plain_weights, save
+from driftlm.storage.files import appearing
 from tests.support.families import FAMILIES
 from tests.support.running import QUICK, driftlm, refused, tiny_model, words, written
 from tests.support.saved_weights import RATES, TEXT, Capture, close, plain_nats, static_nats

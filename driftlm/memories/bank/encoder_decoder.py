@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, T5Config, T5Model
 
-from driftlm.core.errors import DriftError
+from driftlm.core.errors import DriftError, first_sentence
 from driftlm.memories.bank.amortize import Encoder
 from driftlm.models.batching import read_in_batches
-from driftlm.models.loading import first_sentence, no_progress_bar
+from driftlm.models.loading import no_progress_bar
 from driftlm.models.prompting import padded
 
 KEPT = "t5"  # configuration and tokenizer, in a folder of saved networks

@@ -152,7 +152,7 @@ def load_networks(folder: str | Path | None = None, language_model: LanguageMode
         raise DriftError("no networks come with this installation; give a folder that `driftlm train bank` wrote.")
     folder, language_model = Path(folder or BUNDLED), language_model or load()
     facts, state = saved(folder)
-    if facts["language_model"] != language_model.fingerprint:
+    if not language_model.goes_by(facts["language_model"]):
         raise DriftError(
             f"a bank needs networks that were trained for its language model, and those in {folder} were trained for "
             f"another language model than {language_model.name!r}; give theirs with `Machine.model`, train some for "

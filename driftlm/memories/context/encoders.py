@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from driftlm.core.errors import DriftError
+from driftlm.core.errors import DriftError, first_sentence
 from driftlm.models.answers import Rows
 from driftlm.models.batching import read_in_batches
-from driftlm.models.loading import LanguageModel, fingerprint, first_sentence, no_progress_bar
+from driftlm.models.fingerprint import fingerprint
+from driftlm.models.loading import LanguageModel, no_progress_bar
 from driftlm.models.prompting import padded, tokens
 
 Pooling = Literal["mean", "cls"]

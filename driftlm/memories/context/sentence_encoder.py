@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from driftlm.core.errors import DriftError
-from driftlm.models.loading import first_sentence, no_progress_bar
+from driftlm.core.errors import DriftError, first_sentence
+from driftlm.models.loading import no_progress_bar
 
 
 class SentenceEncoder:

@@ -102,7 +102,7 @@ class Camels:
         """
         folder = folder or BUNDLED
         network, facts = load_network(folder)
-        if facts["language_model"] == language_model.fingerprint:
+        if language_model.goes_by(facts["language_model"]):
             return Camels(network, language_model, prior.in_force, context)
         proxy = load(facts["name"], device=str(language_model.device))
         if proxy.tokenizer.get_vocab() != language_model.tokenizer.get_vocab():

@@ -14,7 +14,8 @@ from torch.nn import Parameter
 
 from driftlm.core.errors import DriftError
 from driftlm.models.cache import KeyValues, RotaryCache
-from driftlm.models.loading import BUNDLED, LanguageModel
+from driftlm.models.catalogue import BUNDLED
+from driftlm.models.loading import LanguageModel
 from driftlm.models.scoring import Scorer
 from driftlm.models.trainable import choose
 from driftlm.streams.documents import Document

@@ -13,6 +13,7 @@ from driftlm.memories.bank.modulate import Prefix
 from driftlm.models.loading import LanguageModel, load
 from driftlm.models.modulated import Modulated
 from driftlm.runs import formats
+from driftlm.storage.files import appearing
 from tests.support.families import FAMILIES, random_ids
 from tests.support.made_modulations import low_rank_network, random_prefix
 from tests.support.running import tiny_model
@@ -49,7 +50,7 @@ def test_peft_gives_the_logits_of_the_modulation(kind: str, format_: str, family
     modulated = modulation(model, kind)
     ours = logits(model, modulated)
     adapter = adapter_of(model, modulated, IDS[:5])
-    with formats.appearing(tmp_path / "said") as partial:
+    with appearing(tmp_path / "said") as partial:
         formats.write(model, adapter, partial)
     plain: PeftModel = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "said").eval()
     assert plain.peft_config["default"].peft_type.value == format_
