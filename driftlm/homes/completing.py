@@ -89,7 +89,7 @@ class Asked:
     """An answer that is to be written.
 
     Attributes:
-        memory: of a home, between two documents.
+        memory: of a home, between two windows.
         prompt: what is continued.
         sampling: how.
         most: tokens at most, where `sampling` names no number.

@@ -67,7 +67,7 @@ def write(asked: Sequence[Asked], ended: Ended, began: Callable[[int], None] = l
     is drawn, where it ends, and what goes wrong in it is its own affair.
 
     Args:
-        asked: by any number of homes, none of which reads meanwhile.
+        asked: by any number of homes, none of which is in the middle of a window.
         ended: gets the place of every row and what became of it, as soon as that is known: a `Completion`, or the
             error that ended it, a `DriftError` for a mixture, and for a prompt that leaves no room in the model's
             positions.

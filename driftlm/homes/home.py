@@ -215,12 +215,19 @@ class Home:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, document: Document, watch: Callable[[Step], None] = lambda step: None) -> Entry:
+    def read(
+        self,
+        document: Document,
+        watch: Callable[[Step], None] = lambda step: None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Entry:
         """Score a document, learn from it, keep it; acknowledged when this returns.
 
         Args:
             document: to read.
             watch: gets every window when it was scored, before it is learned from.
+            between: called between two windows; the memory may be asked there, by its weights as they are, and the
+                reading is the same as without. Nothing else can be done with the home before the document's end.
 
         Raises:
             DriftError: for one that cannot be read; the home is as before.
@@ -230,7 +237,7 @@ class Home:
         if known is not None and known.document == document:
             return known
         try:
-            totals = self.replay.learn(document, True, watch)
+            totals = self.replay.learn(document, True, watch, between)
             entry = self.journal.append(document, totals)
             self.history.append(entry.seq)
             self.replay.at = self.history

@@ -80,21 +80,35 @@ class Replay:
         self.at: list[int] | None = None
         self.saved: list[int] | None = None
 
-    def learn(self, document: Document, compare: bool, watch: Callable[[Step], None] = lambda step: None) -> Totals:
+    def learn(
+        self,
+        document: Document,
+        compare: bool,
+        watch: Callable[[Step], None] = lambda step: None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Totals:
         """Read a document with the memory; from its first window on, nobody knows what the memory has read.
 
         Args:
             document: to read.
             compare: with the static model, where there is one.
             watch: gets every window when it was scored.
+            between: called between two windows; the seconds that it takes are not the reading's.
         """
         began, totals = time.perf_counter(), Totals()
+
+        def pause() -> None:
+            nonlocal began
+            paused = time.perf_counter()
+            between()
+            began += time.perf_counter() - paused
+
         updates, rollbacks = self.memory.counts.updates, self.memory.counts.rollbacks
         baseline = self.baseline if compare else None
         if baseline is not None:
             baseline.reset()
         with on_threads(self.threads):
-            for step in read_stream(self.memory, [document], baseline=baseline):
+            for step in read_stream(self.memory, [document], baseline=baseline, between=pause):
                 self.at, totals = None, step.totals
                 watch(step)
         counts = self.memory.counts

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def read_stream(
     limit: int | None = None,
     totals: Totals | None = None,
     start: Point = Point(),
+    between: Callable[[], None] = lambda: None,
 ) -> Iterator[Step]:
     """Read a stream with a memory; every token is scored before anything is learned from it.
 
@@ -122,6 +123,8 @@ def read_stream(
         limit: tokens to score in all; the last document's token list is cut there.
         totals: to go on from (a resumed run).
         start: the number of the first document in the stream, and its window to go on from (a resumed run).
+        between: called between two windows of a document, when the first was learned from and the second is not yet
+            scored; it may look at the memory and ask it, and must not change it.
 
     Yields:
         One `Step` a window, after its score and before its learning. The memory learns when the next is asked for.
@@ -141,6 +144,8 @@ def read_stream(
         ids, byte_ends = memory.encode(document.text)
         ids = ids if room is None else ids[: 1 + first * memory.windows.stride + room]
         for window in split(document.id, ids, byte_ends, memory.windows, first):
+            if window.index > first:
+                between()
             began, before = time.perf_counter(), totals
             static = None if baseline is None else baseline.score(window)
             nats = memory.score(window)

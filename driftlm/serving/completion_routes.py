@@ -57,11 +57,13 @@ def completion_routes(requests: Requests) -> Any:
         reply = Reply(form, requests.name, sampling.alternatives is not None)
         if not asked.stream:
             completion = await spoken.completion()
-            return JSONResponse(reply.whole(completion))
+            return JSONResponse(reply.whole(completion), headers=spoken.timing())
         first = await spoken.first()
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return StreamingResponse(
-            reply.events(spoken, first, usage), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            reply.events(spoken, first, usage),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store"} | spoken.timing(),
         )
 
     @router.post("/completions", responses=STREAMED)

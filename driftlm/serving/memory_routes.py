@@ -19,12 +19,14 @@ MOST_LISTED = 1000
 
 
 def read(
-    home: Home, documents: list[Document], reader: Callable[[Home, Document], Entry] = Home.read
+    home: Home, documents: list[Document], reader: Callable[[Home, Document], Entry], between: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Score, learn and store documents; each is on disk before the next one begins."""
+    """Score, learn and store documents; each is on disk before the next one begins, and before `between` is called."""
     entries: list[dict[str, Any]] = []
     about = {"learned": home.settings.learning.learn != "none", "stored": list(home.settings.sources)}
     for document in documents:
+        if entries:
+            between()
         try:
             entries.append(facts_of(reader(home, document)) | about)
         except DriftError as error:
@@ -132,12 +134,14 @@ def memory_routes(requests: Requests) -> Any:
             documents = [Document(one.id, one.text, one.time) for one in asked.documents or ()]
 
         def work(home: Home) -> list[dict[str, Any]]:
-            entries = read(home, documents, partial(requests.progress.read, request.state.tenant))
+            engine = requests.engine
+            reader = partial(requests.progress.read, request.state.tenant, between=engine.between_windows)
+            entries = read(home, documents, reader, engine.give_way)
             requests.metrics.add("driftlm_documents_read_total", len(entries))
             requests.metrics.add("driftlm_tokens_read_total", sum(one["tokens"] for one in entries))
             return entries
 
-        return JSONResponse({"object": "list", "data": await requests.done(request, work)})
+        return JSONResponse({"object": "list", "data": await requests.done(request, work, "reads")})
 
     @router.get("/reading")
     async def reading(request: Request) -> Response:

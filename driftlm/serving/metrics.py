@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # seconds
+FINE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0, 100.0)
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # what it counts, and its labels
     "driftlm_requests_total": (
         "Requests that were answered, by route, method and status.",
@@ -15,8 +16,14 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # what it counts, and its 
     "driftlm_answers_begun_total": ("Answers whose writing began.", ()),
     "driftlm_answer_batches_total": ("Batches in which they were written.", ()),
 }
-DURATIONS = {
-    "driftlm_request_seconds": "Seconds from a request's first line to the end of its answer, by route.",
+DURATIONS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {  # what it measures, its labels, its bounds
+    "driftlm_request_seconds": (
+        "Seconds from a request's first line to the end of its answer, by route.",
+        ("route",),
+        BOUNDS,
+    ),
+    "driftlm_window_seconds": ("Seconds of one window that is read, between two turns of answers.", (), FINE),
+    "driftlm_wait_seconds": ("Seconds that an answer waited before it began.", (), FINE),
 }
 GAUGES = {
     "driftlm_jobs_waiting": "Requests in the queue.",
@@ -43,8 +50,8 @@ class Metrics:
             name: Counter(name, words, labels, registry=self.registry) for name, (words, labels) in COUNTERS.items()
         }
         self.durations = {
-            name: Histogram(name, words, ("route",), buckets=BOUNDS, registry=self.registry)
-            for name, words in DURATIONS.items()
+            name: Histogram(name, words, labels, buckets=bounds, registry=self.registry)
+            for name, (words, labels, bounds) in DURATIONS.items()
         }
         self.gauges = {name: Gauge(name, words, registry=self.registry) for name, words in GAUGES.items()}
 
@@ -55,7 +62,8 @@ class Metrics:
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Put a duration into its histogram."""
-        self.durations[name].labels(**labels).observe(seconds)
+        histogram = self.durations[name]
+        (histogram.labels(**labels) if labels else histogram).observe(seconds)
 
     def text(self, gauges: Mapping[str, float]) -> str:
         """Return all metrics in the text format of Prometheus, with the values that gauges have now."""

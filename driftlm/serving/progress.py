@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Literal
@@ -97,7 +98,7 @@ class Progress:
             held = self.tenants.get(tenant, TenantProgress())
             return {"changes": held.changes, "document": None if held.reading is None else held.reading.facts()}
 
-    def read(self, tenant: str, home: Home, document: Document) -> Entry:
+    def read(self, tenant: str, home: Home, document: Document, between: Callable[[], None] = lambda: None) -> Entry:
         """Run `Home.read`, window by window in public; what was read before is not begun."""
         reading: DocumentProgress | None = None
 
@@ -110,7 +111,7 @@ class Progress:
                 reading.add(step.totals)
 
         try:
-            entry = home.read(document, watch)
+            entry = home.read(document, watch, between)
         except BaseException:
             if reading is not None:
                 self.end(tenant, reading, "failed", None)

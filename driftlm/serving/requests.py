@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from driftlm.core.errors import DriftError
 from driftlm.homes.home import Home
 from driftlm.models.loading import LanguageModel
-from driftlm.serving.engine import Engine, Job
+from driftlm.serving.engine import Engine, Job, Kind
 from driftlm.serving.metrics import Metrics
 from driftlm.serving.progress import Progress
 from driftlm.serving.settings import Limits
@@ -67,14 +67,14 @@ class Requests:
         return Path(self.language_model.name).name
 
     def submit(
-        self, request: Any, work: Callable[[Home], Any], gone: threading.Event | None = None, asks: bool = False
+        self, request: Any, work: Callable[[Home], Any], gone: threading.Event | None = None, kind: Kind = "other"
     ) -> Job:
         """Return a job on the home of whom the request's token belongs to."""
-        return self.engine.submit(request.state.tenant, said_without_folders(work), gone, asks)
+        return self.engine.submit(request.state.tenant, said_without_folders(work), gone, kind)
 
-    async def done(self, request: Any, work: Callable[[Home], Any]) -> Any:
+    async def done(self, request: Any, work: Callable[[Home], Any], kind: Kind = "other") -> Any:
         """Return what work on the home gives; left where the client goes away first."""
-        job = self.submit(request, work)
+        job = self.submit(request, work, kind=kind)
         return await unless_gone(request, job, asyncio.wrap_future(job.result))
 
 

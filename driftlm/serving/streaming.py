@@ -38,8 +38,12 @@ class Spoken:
                 requests.metrics.add("driftlm_completion_tokens_total", result.result().completion_tokens)
             put(None)
 
-        self.job = requests.submit(request, work, gone, asks=True)
+        self.job = requests.submit(request, work, gone, "asks")
         self.job.result.add_done_callback(ended)
+
+    def timing(self) -> dict[str, str]:
+        """Return the header (W3C Server Timing) that says how long it waited before it began, in milliseconds."""
+        return {"server-timing": f"wait;dur={1000 * self.job.waited:.1f}"}
 
     async def completion(self) -> Completion:
         """Return the whole completion."""

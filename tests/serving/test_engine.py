@@ -109,9 +109,9 @@ def test_answers_join_one_that_begins_but_pass_nothing_of_their_own_tenant(tmp_p
 
     with server(tmp_path) as one:
         with one.occupied():
-            jobs = [one.engine.submit("ada", asks("first"), asks=True), one.engine.submit("ada", reads)]
-            jobs += [one.engine.submit("ada", asks("behind the read"), asks=True)]
-            jobs += [one.engine.submit("bo", asks(f"bo {n}"), asks=True) for n in range(2)]
+            jobs = [one.engine.submit("ada", asks("first"), kind="asks"), one.engine.submit("ada", reads)]
+            jobs += [one.engine.submit("ada", asks("behind the read"), kind="asks")]
+            jobs += [one.engine.submit("bo", asks(f"bo {n}"), kind="asks") for n in range(2)]
         made = [job.result.result(30) for job in jobs]
         assert ran == ["first", "bo 0", "bo 1", "read", "behind the read"]
         assert known == {"first": 0, "bo 0": 0, "bo 1": 0, "behind the read": 1}
@@ -125,7 +125,9 @@ def test_a_batch_has_so_many_answers_of_so_many_tenants(tmp_path: Path, batch: i
     with server(tmp_path, most_in_memory=most) as one:
         one.engine.batch = batch
         with one.occupied():
-            jobs = [one.engine.submit(name, question([], name), asks=True) for name in ("ada", "bo", "ada", "cy", "bo")]
+            jobs = [
+                one.engine.submit(name, question([], name), kind="asks") for name in ("ada", "bo", "ada", "cy", "bo")
+            ]
         assert len({job.result.result(30).text for job in jobs}) == 1
         assert batches(one)[0] == f"driftlm_answer_batches_total {expected}.0"
 
@@ -139,11 +141,11 @@ def test_what_fails_among_answers_fails_alone(tmp_path: Path) -> None:
 
     with server(tmp_path, most_in_memory=3) as one:
         with one.occupied():
-            bad = one.engine.submit("bo", question([], "bo"), asks=True)
-            worse = one.engine.submit("ada", fails, asks=True)
-            long = one.engine.submit("ada", question([], "ada", 9999), asks=True)
-            left = one.engine.submit("cy", question([], "cy"), asks=True)
-            good = one.engine.submit("cy", question([], "cy"), asks=True)
+            bad = one.engine.submit("bo", question([], "bo"), kind="asks")
+            worse = one.engine.submit("ada", fails, kind="asks")
+            long = one.engine.submit("ada", question([], "ada", 9999), kind="asks")
+            left = one.engine.submit("cy", question([], "cy"), kind="asks")
+            good = one.engine.submit("cy", question([], "cy"), kind="asks")
             left.leave()
         with pytest.raises(Unusable, match="damaged"):
             bad.result.result(30)

@@ -15,7 +15,7 @@ def test_histograms_count_what_is_at_most_a_bound() -> None:
     metrics.add("driftlm_requests_total", 2, method="GET", status="200", route='a"\\\n')
     lines = metrics.text({"driftlm_jobs_waiting": 3}).splitlines()
     assert all(line.startswith("# ") or LINE.fullmatch(line) for line in lines)
-    counts = [line.rpartition(" ")[2] for line in lines if "_bucket" in line]
+    counts = [line.rpartition(" ")[2] for line in lines if "request_seconds_bucket" in line]
     assert counts == ["1.0", "2.0", "2.0", "2.0", "2.0", "2.0", "3.0", "3.0", "3.0", "4.0"]
     assert 'driftlm_request_seconds_bucket{le="+Inf",route="/x"} 4.0' in lines
     assert 'driftlm_request_seconds_count{route="/x"} 4.0' in lines
