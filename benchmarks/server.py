@@ -61,6 +61,7 @@ def started(folder: Path, settings: MemorySettings, threads: int, *more: str) ->
     command = [sys.executable, "-m", "driftlm", *arguments_of(folder, settings, threads, *more)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    address = address_in(process.stderr.readline())
-    assert address is not None
-    return process, address
+    for line in process.stderr:
+        if address := address_in(line):
+            return process, address
+    raise RuntimeError("the server ended before it listened")

@@ -1,22 +1,26 @@
 """The verb `serve`."""
 
+from driftlm.cli.output import tell
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.serving.settings import Serving
+from driftlm.streams.windows import Windows
+
+SHORT = MemorySettings(Windows("cached", 512, 128))  # an answer waits for a window at most
 
 
-def serve(memory: MemorySettings, machine: Machine, serving: Serving) -> int:
+def serve(serving: Serving, machine: Machine, memory: MemorySettings = SHORT) -> int:
     """Serve homes over HTTP, as the OpenAI API has it, and for reading, forgetting and snapshots.
 
     Every tenant has a home of its own, who that is its bearer token says. SIGTERM finishes what has begun, writes
     checkpoints, and exits with 0.
 
     Args:
-        memory: what homes that are made are made of.
-        machine: which model.
         serving: whom, where, and how much at a time.
+        machine: which model.
+        memory: what homes that are made are made of.
     """
     from driftlm.serving.starting import start
 
-    start(memory, machine, serving)
+    start(memory, machine, serving, tell)
     return 0

@@ -1,12 +1,15 @@
 """The server from its settings, until it is told to stop."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from driftlm.core.errors import DriftError
+from driftlm.cost.window import window_seconds
 from driftlm.homes.identity import locked
 from driftlm.homes.opening import loaded_for_new
 from driftlm.homes.tenants import HOMES, Tenants
+from driftlm.memories.build import memory_for
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.serving.access import Tokens, is_loopback
@@ -17,16 +20,17 @@ from driftlm.serving.settings import Serving
 TOKENS = "DRIFTLM_TOKENS"
 
 
-def start(memory: MemorySettings, machine: Machine, serving: Serving) -> None:
+def start(memory: MemorySettings, machine: Machine, serving: Serving, tell: Callable[[str], None]) -> None:
     """Serve homes until SIGTERM or Ctrl-C.
 
     Args:
         memory: what homes that are made are made of.
         machine: which model.
         serving: whom, where, and how much at a time.
+        tell: gets a sentence about how long answers wait.
 
     Raises:
-        DriftError: for settings that cannot be served, before the model is loaded; without the extra `serve`.
+        DriftError: for settings that cannot be served, those that do not fit the model last; without the extra `serve`.
     """
     tokens = tokens_of(serving)
     if tokens is None and not is_loopback(serving.host):
@@ -47,6 +51,9 @@ def start(memory: MemorySettings, machine: Machine, serving: Serving) -> None:
         model, machine = loaded_for_new(machine)
         tenants = Tenants(folder, model, memory, serving.most_in_memory, machine=machine)
         with Engine(tenants, serving.queue, serving.batch) as engine:
+            seconds = window_seconds(memory_for(memory, model, tenants.shared), memory.compare == "static")
+            stride = memory.windows.stride
+            tell(f"a window of {stride} tokens is read in {seconds:.2g} s; an answer waits for one at most")
             run(application(engine, serving.limits, tokens), engine, sockets)
 
 

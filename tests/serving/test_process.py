@@ -283,6 +283,45 @@ def test_it_stops_in_order(tmp_path: Path) -> None:
         assert ADA not in outcome.err and BO not in outcome.err and "Traceback" not in outcome.err
 
 
+def test_in_the_middle_of_a_long_document_it_answers_and_is_killed_or_stopped(tmp_path: Path) -> None:
+    """What was half read when it was killed was never read; what is being read when it is to stop is read whole."""
+    long = {"id": "long", "text": words(150, 1)}
+    with no_progress_bar():
+        model = load(tiny_model(tmp_path))
+    homes, headers = tmp_path / "homes" / "ada", {"authorization": f"Bearer {ADA}"}
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        replies = list[Any]()
+
+        def read(address: str, replies: list[Any] = replies) -> None:
+            with suppress(httpx2.HTTPError):
+                replies.append(post(address, "/v1/read", {"documents": [long]}))
+
+        with serving(tmp_path, "--learn", "lora", "--rank", 2, "--rule", "sgd") as served:
+            assert "a window of 16 tokens is read in " in served.process.err.read_text()
+            address = served.address
+
+            def reading(address: str = address) -> Any:
+                return httpx2.get(f"{address}/v1/reading", headers=headers).json()["document"]
+
+            thread = threading.Thread(target=read, args=(address,))
+            thread.start()
+            assert served.process.wait_until(lambda reading=reading: reading() and reading()["tokens"])
+            asked = {"model": "llama", "prompt": "the sea", "max_tokens": 1, "temperature": 0}
+            assert post(address, "/v1/completions", asked).status_code == 200
+            assert reading()["state"] == "reading" and not replies
+            assert served.end(number).code == code, served.process.err.read_text()
+            thread.join(60)
+        assert verify(homes) == []
+        assert [reply.status_code for reply in replies] == [200] * (number == signal.SIGTERM)
+        with Home.open(homes, model) as home:
+            assert [entry.id for entry in home.journal.entries(home.history)] == ["long"] * len(replies)
+            memory = memory_for(home.settings, model, None)
+            for entry in home.journal.entries(home.history):
+                for _ in read_stream(memory, [entry.document]):
+                    pass
+            assert_same(home.memory.state(), memory.state())
+
+
 @pytest.mark.parametrize(
     ("more", "part"),
     [
@@ -298,6 +337,12 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, more: tuple[str, ...],
     place = ("--model", tiny_model(tmp_path), "--home-folder", "homes", *GRID, *more)
     outcome = finish(tmp_path, "serve", *place)
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and part in outcome.err, outcome
+
+
+def test_a_model_that_the_default_windows_do_not_fit_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    place = ("--model", tiny_model(tmp_path, "gpt2"), "--home-folder", "homes", "--port", 0)
+    outcome = finish(tmp_path, "serve", *place, *GRID)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "give --window overlapping" in outcome.err, outcome
 
 
 def test_a_port_that_is_taken_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
