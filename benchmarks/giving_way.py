@@ -77,8 +77,9 @@ def window_of(address: Any) -> float:
     return metric(address, "driftlm_window_seconds_sum") / count if count else 0.0
 
 
-def asked(client: Client, model: str, tokens: int, stream: bool) -> tuple[float, float]:
+def asked(address: Any, model: str, tokens: int, stream: bool) -> tuple[float, float]:
     """Seconds that an answer waited, and those it took in all."""
+    client = Client(address)  # one that stays is closed by the server between two questions
     body = {"model": model, "prompt": "The proposal is", "max_tokens": tokens, "temperature": 0, "stream": stream}
     began = time.perf_counter()
     client.connection.request("POST", "/v1/completions", json.dumps(body), client.headers)
@@ -94,17 +95,17 @@ def measured(place: Path, arguments: argparse.Namespace, text: str) -> dict[str,
         quiet, quiet_seconds = read(address, text)
         quiet_window = window_of(address)
     with served(place / "asked", arguments) as (address, _), ThreadPoolExecutor() as pool:
-        client, chance, found = Client(address), random.Random(0), list[tuple[float, float]]()
+        chance, found = random.Random(0), list[tuple[float, float]]()
         with urlopen(f"http://{address[0]}:{address[1]}/v1/models") as reply:
             model = json.loads(reply.read())["data"][0]["id"]
-        idle = [asked(client, model, arguments.tokens, bool(turn % 2))[1] for turn in range(IDLE)]
+        idle = [asked(address, model, arguments.tokens, bool(turn % 2))[1] for turn in range(IDLE)]
         reading = pool.submit(read, address, text)
         while not metric(address, "driftlm_window_seconds_count") and not reading.done():
             time.sleep(0.05)
         while not reading.done():
             time.sleep(chance.expovariate(1 / (3 * window_of(address))))
             if not reading.done():
-                found.append(asked(client, model, arguments.tokens, bool(len(found) % 2)))
+                found.append(asked(address, model, arguments.tokens, bool(len(found) % 2)))
         entry, seconds = reading.result()
         window = window_of(address)
     assert all(entry[name] == quiet[name] for name in ("tokens", "nats", "updates")), (entry, quiet)

@@ -12,14 +12,16 @@ from driftlm.homes.completing import Completion, Sampling
 from driftlm.homes.decoding import complete
 from driftlm.homes.home import Home
 from driftlm.homes.prompts import continued
+from driftlm.memories.bank.networks import BankNetworks
 from driftlm.memories.base import Memory
 from driftlm.memories.build import memory_for
+from driftlm.memories.composed import TINY
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.dynamic import WeightMemory
-from tests.support.homes import ADAM, GRID, KINDS, assert_same, home_in, model
+from tests.support.homes import ADAM, GRID, KINDS, LORA, assert_same, home_in, model
 from tests.support.running import words
 
-LONG = [Document("a", words(60, 1)), Document("b", words(40, 2)), Document("c", words(60, 3))]
+LONG = [Document("a", words(20, 1)), Document("b", words(12, 2)), Document("c", words(16, 3))]
 SETTINGS = {
     name: KINDS[name] for name in ("all adam", "lora sgd", "words", "learns behind words")
 } | {
@@ -28,18 +30,22 @@ SETTINGS = {
         replace(GRID, window="overlapping"), Learning(rule="sgd", learning_rate=1e3), ("bm25",), budget=6
     ),
     "dora, reset": MemorySettings(GRID, Learning("dora", rank=2, learning_rate=1e-2, reset="document")),
+    "bank": MemorySettings(GRID, LORA, ("bank",)),
 }  # fmt: skip
 
 
 def asked(memory: Memory) -> Completion:
     """An answer whose tokens are reported, so that two by the same weights are the same in every number."""
-    sampling = Sampling(6, temperature=0, alternatives=2)
-    return complete(memory, continued(memory.language_model, "the sea and the"), sampling, 6)
+    sampling = Sampling(3, temperature=0, alternatives=2)
+    return complete(memory, continued(memory.language_model, "the sea and the"), sampling, 3)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_reading_with_answers_in_it_is_the_reading_without(name: str, tmp_path: Path) -> None:
     settings, answers = SETTINGS[name], list[Completion]()
+    if "bank" in settings.sources:
+        BankNetworks(model(), TINY).save(tmp_path / "networks")
+        settings = replace(settings, networks=str(tmp_path / "networks"))
     with home_in(tmp_path / "quiet", settings) as quiet, home_in(tmp_path / "asked", settings) as busy:
         for document in LONG:
             expected = quiet.read(document)
@@ -47,7 +53,7 @@ def test_a_reading_with_answers_in_it_is_the_reading_without(name: str, tmp_path
             assert replace(found.totals, seconds=0) == replace(expected.totals, seconds=0)
         assert_same(busy.memory.state(), quiet.memory.state())
         assert asked(busy.memory) == asked(quiet.memory)
-    assert len(answers) > 12
+    assert len(answers) > 6
     with home_in(tmp_path / "asked") as again, home_in(tmp_path / "quiet") as quiet:
         assert_same(again.memory.state(), quiet.memory.state())
 
@@ -59,7 +65,7 @@ def test_it_is_asked_by_the_weights_of_the_window_before(tmp_path: Path) -> None
         pass
     with home_in(tmp_path, KINDS["all adam"]) as home:
         home.read(LONG[0], between=lambda: answers.append(asked(home.memory)))
-    assert answers == expected and len({one.tokens for one in answers}) == len(answers) > 3
+    assert answers == expected and len({one.tokens for one in answers}) == len(answers) > 2
 
 
 def test_no_pass_that_is_to_be_learned_from_is_held_between_windows() -> None:
@@ -90,7 +96,7 @@ def test_nothing_else_can_be_done_in_the_middle_of_a_document(tmp_path: Path) ->
                 refused.append(str(error.value))
 
         home.read(LONG[0], between=between)
-        assert len(refused) > 12 and home.snapshots.names() == ["empty"] and len(home.history) == 1
+        assert len(refused) >= 12 and home.snapshots.names() == ["empty"] and len(home.history) == 1
 
 
 def test_the_seconds_of_answers_are_not_the_readings(tmp_path: Path) -> None:

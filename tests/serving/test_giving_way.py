@@ -26,7 +26,7 @@ from tests.support.running import words
 from tests.support.servers import Server, events, server
 
 KIND = "learns behind words"
-LONG = Document("long", words(70, 1))
+LONG = Document("long", words(30, 1))
 PROMPT = "the sea and the"
 
 
