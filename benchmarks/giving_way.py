@@ -1,18 +1,20 @@
 """How long answers wait while a server reads a long document: p50 and p95, beside the seconds of a window.
 
     python -m benchmarks.giving_way [--model DIR] [--dtype bfloat16] [--threads 2] [--text FILE] [--characters 40000]
-                                    [--tokens 16] [--stride 128] [--out FILE]
+                                    [--tokens 8] [--stride 128] [--out FILE]
 
-A LoRA (Adam, 1e-3) reads one document over HTTP, by the windows that `driftlm serve` has by default. Meanwhile a client
-asks for answers of a few tokens at random times, three windows apart on average, whole and streamed in turn. *wait* is
-what the server says in its header Server-Timing: from the request's place in the queue to the beginning of its batch.
-*answer* is the whole request as the client sees it, and *idle* the same where nothing is read. *window* is the mean of
-the metric `driftlm_window_seconds`. Before that, the same text is read without anybody asking, so that what giving way
-costs is seen as well; the totals of both readings have to be equal.
+A LoRA (Adam, 1e-3) reads one document over HTTP, by the windows that `driftlm serve` has by default. Meanwhile a
+client asks for answers of a few tokens, each a random time after the one before, a window on average; whole and
+streamed in turn. *wait* is what the server says in its header Server-Timing: from the request's place in the queue to
+the beginning of its batch. *answer* is the whole request as the client sees it, and *idle* the same where nothing is
+read. *window* is the mean of the metric `driftlm_window_seconds`. Before that, the same text is read without anybody
+asking: the totals of both readings have to be equal, and *processor* is what the server's threads took for a window
+there, which on a machine that is shared says more than the clock does.
 """
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -31,12 +33,12 @@ from benchmarks.server import Client, address_in
 from benchmarks.serving import percentiles
 from driftlm.studies.running import machine
 
-IDLE = 12  # answers where nothing is read
+IDLE = 6  # answers where nothing is read
 
 
 @contextmanager
-def served(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[tuple[str, int], str]]:
-    """A server with a LoRA, where it listens, and what it said of a window."""
+def served(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[tuple[str, int], str, int]]:
+    """A server with a LoRA: where it listens, what it said of a window, and its process."""
     command = [sys.executable, "-m", "driftlm", "serve", "--home-folder", str(folder), "--port", "0"]
     command += ["--learn", "lora", "--rule", "adam", "--learning-rate", "0.001", "--compare", "none"]
     command += ["--dtype", arguments.dtype, "--stride", str(arguments.stride), "--threads", str(arguments.threads)]
@@ -51,7 +53,7 @@ def served(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[tuple[
     else:
         raise RuntimeError(said)
     try:
-        yield address, said.strip()
+        yield address, said.strip(), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -62,6 +64,12 @@ def read(address: Any, text: str) -> tuple[dict[str, Any], float]:
     began = time.perf_counter()
     (entry,) = Client(address).post("/v1/read", {"documents": [{"id": "long", "text": text}]}, Counter())["data"]
     return entry, time.perf_counter() - began
+
+
+def processor_seconds(pid: int) -> float:
+    """Seconds that the threads of a process have computed."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def metric(address: Any, name: str) -> float:
@@ -91,10 +99,12 @@ def asked(address: Any, model: str, tokens: int, stream: bool) -> tuple[float, f
 
 def measured(place: Path, arguments: argparse.Namespace, text: str) -> dict[str, Any]:
     """Both readings, and the answers in the second."""
-    with served(place / "quiet", arguments) as (address, said):
+    with served(place / "quiet", arguments) as (address, said, pid):
+        before = processor_seconds(pid)
         quiet, quiet_seconds = read(address, text)
+        processor = processor_seconds(pid) - before
         quiet_window = window_of(address)
-    with served(place / "asked", arguments) as (address, _), ThreadPoolExecutor() as pool:
+    with served(place / "asked", arguments) as (address, *_), ThreadPoolExecutor() as pool:
         chance, found = random.Random(0), list[tuple[float, float]]()
         with urlopen(f"http://{address[0]}:{address[1]}/v1/models") as reply:
             model = json.loads(reply.read())["data"][0]["id"]
@@ -103,18 +113,20 @@ def measured(place: Path, arguments: argparse.Namespace, text: str) -> dict[str,
         while not metric(address, "driftlm_window_seconds_count") and not reading.done():
             time.sleep(0.05)
         while not reading.done():
-            time.sleep(chance.expovariate(1 / (3 * window_of(address))))
+            time.sleep(chance.expovariate(1 / window_of(address)))
             if not reading.done():
                 found.append(asked(address, model, arguments.tokens, bool(len(found) % 2)))
         entry, seconds = reading.result()
         window = window_of(address)
     assert all(entry[name] == quiet[name] for name in ("tokens", "nats", "updates")), (entry, quiet)
+    windows = -(-entry["tokens"] // arguments.stride)
     waits = percentiles([wait for wait, _ in found])
     return {
         "tokens_read": entry["tokens"],
-        "windows": -(-entry["tokens"] // arguments.stride),
+        "windows": windows,
         "said_at_start": said,
         "window_ms": {"nobody asks": round(1000 * quiet_window, 1), "somebody asks": round(1000 * window, 1)},
+        "processor_ms": round(1000 * processor / windows, 1),
         "read_seconds": {"nobody asks": round(quiet_seconds, 1), "somebody asks": round(seconds, 1)},
         "answers": len(found),
         "wait_ms": waits,
@@ -133,7 +145,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--text", type=Path, help="a text file; else the documentation that comes with Python")
     parser.add_argument("--characters", type=int, default=40_000)
-    parser.add_argument("--tokens", type=int, default=16, help="of an answer")
+    parser.add_argument("--tokens", type=int, default=8, help="of an answer")
     parser.add_argument("--stride", type=int, default=128)
     parser.add_argument("--note", default="", help="what else is to be known of the machine")
     parser.add_argument("--out", type=Path, help="file to keep the results in")
