@@ -285,7 +285,7 @@ def test_it_stops_in_order(tmp_path: Path) -> None:
 
 def test_in_the_middle_of_a_long_document_it_answers_and_is_killed_or_stopped(tmp_path: Path) -> None:
     """What was half read when it was killed was never read; what is being read when it is to stop is read whole."""
-    long = {"id": "long", "text": words(150, 1)}
+    long = {"id": "long", "text": words(400, 1)}
     with no_progress_bar():
         model = load(tiny_model(tmp_path))
     homes, headers = tmp_path / "homes" / "ada", {"authorization": f"Bearer {ADA}"}
