@@ -3,13 +3,12 @@
 from driftlm.cli.output import tell
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
-from driftlm.serving.settings import Serving
-from driftlm.streams.windows import Windows
+from driftlm.serving.settings import SHORT, Serving
 
-SHORT = MemorySettings(Windows("cached", 512, 128))  # an answer waits for a window at most
+DEFAULT = MemorySettings(SHORT)
 
 
-def serve(serving: Serving, machine: Machine, memory: MemorySettings = SHORT) -> int:
+def serve(serving: Serving, machine: Machine, memory: MemorySettings = DEFAULT) -> int:
     """Serve homes over HTTP, as the OpenAI API has it, and for reading, forgetting and snapshots.
 
     Every tenant has a home of its own, who that is its bearer token says. SIGTERM finishes what has begun, writes

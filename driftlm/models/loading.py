@@ -318,7 +318,7 @@ def positions_for_windows(language_model: LanguageModel) -> int | None:
     return language_model.positions
 
 
-def fitted(language_model: LanguageModel, windows: Windows) -> Windows:
+def fitted(language_model: LanguageModel, windows: Windows, default: Windows = Windows()) -> Windows:  # noqa: B008
     """Return the default windows halved until the model's positions hold them; windows that were chosen as they are.
 
     Example (a model of 1,024 positions):
@@ -326,7 +326,7 @@ def fitted(language_model: LanguageModel, windows: Windows) -> Windows:
         512
     """
     positions = positions_for_windows(language_model)
-    if windows == Windows(windows.window, sink=windows.sink) and positions is not None:
+    if windows == replace(default, window=windows.window, sink=windows.sink) and positions is not None:
         while windows.longest > positions and windows.stride > 1:
             windows = replace(windows, context=windows.context // 2, stride=windows.stride // 2)
     return windows

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import tyro
 
 from driftlm.core.errors import DriftError
+from driftlm.streams.windows import Windows
+
+SHORT = Windows("cached", 512, 128)  # of homes that the server makes: an answer waits for a window at most
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from driftlm.core.errors import DriftError
@@ -11,11 +12,12 @@ from driftlm.homes.opening import loaded_for_new
 from driftlm.homes.tenants import HOMES, Tenants
 from driftlm.memories.build import memory_for
 from driftlm.memories.settings import MemorySettings
+from driftlm.models.loading import fitted
 from driftlm.models.machine import Machine
 from driftlm.serving.access import Tokens, is_loopback
 from driftlm.serving.app import application
 from driftlm.serving.engine import Engine
-from driftlm.serving.settings import Serving
+from driftlm.serving.settings import SHORT, Serving
 
 TOKENS = "DRIFTLM_TOKENS"
 
@@ -49,6 +51,7 @@ def start(memory: MemorySettings, machine: Machine, serving: Serving, tell: Call
         if folder.is_dir():
             os.close(locked(folder, HOMES))  # refused before the model is loaded
         model, machine = loaded_for_new(machine)
+        memory = replace(memory, windows=fitted(model, memory.windows, SHORT))
         tenants = Tenants(folder, model, memory, serving.most_in_memory, machine=machine)
         with Engine(tenants, serving.queue, serving.batch) as engine:
             seconds = window_seconds(memory_for(memory, model, tenants.shared), memory.compare == "static")

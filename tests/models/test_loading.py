@@ -317,3 +317,5 @@ def test_default_windows_are_halved_until_a_model_holds_them_and_chosen_ones_sta
     assert fitted(language, Windows("cached", sink=0)) == Windows("cached", sink=0)
     chosen = Windows(context=600, stride=200)
     assert fitted(language, chosen) == chosen
+    short = Windows("cached", 512, 128)
+    assert fitted(language, short) == short and fitted(language, short, short) == Windows("cached", 256, 64)
