@@ -52,7 +52,9 @@ class Formula:
         head_forward: of the head, in one part.
         head_backward: of its backward pass.
         step: elementwise, of an update.
-        kept: new tokens that the head takes at a time. Of more, it makes its products again for the backward pass.
+        kept: new tokens that the head takes at a time.
+        again: whether of more it makes its products once more for the backward pass.
+        head_sum: of adding a further part's gradient of the head to those before.
     """
 
     forward: Cost
@@ -61,6 +63,8 @@ class Formula:
     head_backward: Cost
     step: int
     kept: int
+    again: bool
+    head_sum: int = 0
 
     def score(self, shape: Shape) -> int:
         """Return matrix products and attention of a window's forward pass."""
@@ -73,8 +77,8 @@ class Formula:
     def learn(self, shape: Shape) -> int:
         """Return the operations of a window's backward pass, where it is learned from."""
         parts = self.parts(shape)
-        again = self.head_forward.of(shape, parts) if parts > 1 else 0
-        return self.backward.of(shape) + self.head_backward.of(shape, parts) + again
+        again = self.head_forward.of(shape, parts) if parts > 1 and self.again else 0
+        return self.backward.of(shape) + self.head_backward.of(shape, parts) + again + (parts - 1) * self.head_sum
 
     def parts(self, shape: Shape) -> int:
         """Return in how many parts the head takes the new tokens."""
@@ -130,9 +134,10 @@ def formula_by(memory: WeightMemory, measure: Measure, step: int) -> Formula:
         part = head if product.rows == "new" else body
         for way, cost in enumerate(measure(product)):
             part[way] += cost
-    vocabulary = memory.language_model.model.get_output_embeddings().weight.shape[0]
-    kept = max(1, KEPT_LOGITS // vocabulary) if memory.scorer.plain_head else 1 << 62
-    return Formula(body[0], body[1], head[0], head[1], step, kept)
+    weight = memory.language_model.model.get_output_embeddings().weight
+    kept = max(1, KEPT_LOGITS // len(weight)) if memory.scorer.plain_head else 1 << 62
+    again = weight.requires_grad and not memory.scorer.alike
+    return Formula(body[0], body[1], head[0], head[1], step, kept, again)
 
 
 def operations(product: Product) -> tuple[Cost, Cost]:

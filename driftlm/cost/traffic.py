@@ -48,7 +48,11 @@ def formula_of(memory: WeightMemory) -> Formula:
         forward, backward = numbers(product)
         return forward * size, backward * size
 
-    formula = formula_by(memory, measure, learned * step_of(memory.learning) if learned else 0)
+    head = memory.language_model.model.get_output_embeddings().weight
+    formula = replace(
+        formula_by(memory, measure, learned * step_of(memory.learning) if learned else 0),
+        head_sum=head.numel() * size if head.requires_grad else 0,
+    )
     if not memory.schedule.accumulates:
         return formula
     # Each window's gradient is added to the ones before, but for the first behind a step: there are as many as steps.

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from driftlm.models.cache import KeyValues
 from driftlm.models.modulated import Modulated, modulating
 from driftlm.models.prompting import padded
-from driftlm.models.scoring import KEPT_LOGITS, Forward, HeadNats, Scorer, every_finite
+from driftlm.models.scoring import Forward, Scorer, every_finite
 from driftlm.streams.windows import Window
 
 
@@ -122,30 +122,8 @@ def nats_of_rows(
     if scorer.plain_head:
         assert scorer.body is not None
         hidden = scorer.body(input_ids=ids, **arguments)[0].flatten(0, 1).index_select(0, chosen)
-        weight, bias = scorer.head.weight, scorer.head.bias
-        sizes = in_groups(new, max(1, KEPT_LOGITS // weight.shape[0]))
-        parts = [
-            HeadNats.apply(one, weight, bias, target, torch.is_grad_enabled())
-            for one, target in zip(hidden.split(sizes), targets.split(sizes), strict=True)
-        ]
-        nats, finite = (torch.cat(several) for several in zip(*parts, strict=True))
+        nats, finite = scorer.nats_of(hidden, targets)
     else:
         logits = scorer.model(input_ids=ids, **arguments).logits.flatten(0, 1).index_select(0, chosen).float()
         nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
     return list(zip(nats.split(new), finite.split(new), strict=True))
-
-
-def in_groups(sizes: Sequence[int], most: int) -> list[int]:
-    """Put neighbours together while their sum is at most `most`; a larger one stands alone.
-
-    Example:
-        >>> in_groups([3, 3, 2, 9, 1], 6)
-        [6, 2, 9, 1]
-    """
-    groups: list[int] = []
-    for size in sizes:
-        if groups and groups[-1] + size <= most:
-            groups[-1] += size
-        else:
-            groups.append(size)
-    return groups

@@ -3,7 +3,7 @@
 Letters: S new tokens, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,14 @@ class Scorer:
     The head is applied to the new positions alone, and its loss is taken in chunks of rows, so that the logits of a
     large vocabulary are never all in memory when only their loss is needed. A model that changes its logits after
     the head (soft-capping, scaling) is noticed by comparing both ways once, and keeps its own way.
+
+    Args:
+        language_model: whose windows are scored.
+        alike: whether the loss of a window weighs its tokens alike, as its mean does; see `HeadNats`.
     """
 
-    def __init__(self, language_model: LanguageModel) -> None:
-        self.language_model, self.model = language_model, language_model.model
+    def __init__(self, language_model: LanguageModel, alike: bool = True) -> None:
+        self.language_model, self.model, self.alike = language_model, language_model.model, alike
         self.device = language_model.device
         self.head = self.model.get_output_embeddings()
         self.body = self.model.base_model if self.model.base_model is not self.model else None
@@ -94,12 +98,17 @@ class Scorer:
             if self.plain_head:
                 assert self.body is not None
                 hidden = self.body(input_ids=ids, **arguments)[0][0, -new:]  # (S, D)
-                weight, bias = self.head.weight, self.head.bias
-                nats, finite = HeadNats.apply(hidden, weight, bias, targets, torch.is_grad_enabled())
+                nats, finite = self.nats_of(hidden, targets)
             else:
                 logits = self.model(input_ids=ids, **arguments, logits_to_keep=new).logits[0, -new:].float()  # (S, V)
                 nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
         return Forward(nats, finite, None if cache is None else cache.extended(attended, skip + cache.sink))
+
+    def nats_of(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Map hidden (S, D), targets (S) -> nats (S), finite (S) by a head that is last."""
+        graph = torch.is_grad_enabled()
+        nats, finite = HeadNats.apply(hidden, self.head.weight, self.head.bias, targets, graph, self.alike)
+        return nats, finite
 
     @torch.no_grad()
     def read(self, tokens: Sequence[int], first: int, cache: DynamicCache) -> None:
@@ -123,54 +132,121 @@ def every_finite(logits: Tensor) -> Tensor:
 class HeadNats(torch.autograd.Function):
     """Map hidden (S, D), weight (V, D), bias (V) or None, targets (S) -> nats (S), finite (S).
 
-    nats_s = log sum_v exp z_sv - z_s,target with z = hidden weight^T + bias, in float32.
-    The gradient of nats_s with respect to z_s is softmax(z_s) - onehot(target_s). The exponentials of the forward pass
-    are kept for it while S x V is small; otherwise each chunk of rows is computed again.
+    nats_s = log sum_v exp z_sv - z_s,target with z = hidden weight^T + bias, in float32. The gradient of nats_s with
+    respect to z_s is softmax(z_s) - onehot(target_s).
+
+    While S x V is small the exponentials of the forward pass are kept for it. Otherwise logits are made in chunks of
+    rows, and while a chunk is there the gradients of the mean of all nats are made from it. The backward pass scales
+    them, which is exact for hidden whatever the loss is, and for weight and bias where every token weighs the same.
+    Where tokens weigh differently, or a graph is walked once more, each chunk is computed again.
+
+    `graph`: whether a backward pass may follow. `alike`: whether tokens will weigh the same there; where they will not,
+    gradients of weight and bias are left to it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, graph: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, graph: bool, alike: bool
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, KEPT_LOGITS // weight.shape[0])
+        chunks = Chunks(hidden, weight, bias, targets)
+        wanted = ctx.needs_input_grad[:3] if graph else (False, False, False)
+        ctx.ahead = None
+        if chunks.several and any(wanted) and (alike or not any(wanted[1:])):
+            ctx.ahead = Gradients(hidden, weight, bias, wanted)
         kept: tuple[Tensor | None, Tensor | None] = (None, None)
         nats, finite = [], []
-        for start in range(0, hidden.shape[0], rows):
-            logits = F.linear(hidden[start : start + rows], weight, bias).float()
+        for part, logits in chunks:
             finite.append(every_finite(logits))
-            target_logits = logits.gather(1, targets[start : start + rows, None])[:, 0]
+            target_logits = logits.gather(1, targets[part, None])[:, 0]
             exponentials, peak, total = exponentials_in_place(logits)
             nats.append(total.log() + peak - target_logits)
-            if graph and hidden.shape[0] <= rows:
+            if ctx.ahead is not None:
+                ctx.ahead.add(part, chunks.errors(part, exponentials, total, torch.full_like(total, 1 / len(hidden))))
+            elif graph and not chunks.several:
                 kept = exponentials, total
         ctx.save_for_backward(hidden, weight, bias, targets, *kept)
-        ctx.rows = rows
         ctx.mark_non_differentiable(finite_rows := torch.cat(finite))
         return torch.cat(nats), finite_rows
 
     @staticmethod
     def backward(ctx: Any, nats_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        ahead, ctx.ahead = ctx.ahead, None  # the one reference to them, so that nothing has to be copied
+        if ahead is not None and ahead.scale(nats_gradient / torch.full_like(nats_gradient, 1 / len(nats_gradient))):
+            return *ahead.found, None, None, None
         hidden, weight, bias, targets, exponentials, total = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
-        hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
-        weight_gradient: Tensor | None = None
-        bias_gradient = torch.zeros_like(bias) if wants_bias else None
-        for start in range(0, hidden.shape[0], ctx.rows):
-            part = slice(start, start + ctx.rows)
-            if ctx.saved_tensors[4] is None:
-                logits = F.linear(hidden[part], weight, bias).float()
+        gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad[:3])
+        chunks = Chunks(hidden, weight, bias, targets)
+        if exponentials is not None:
+            gradients.add(slice(None), chunks.errors(slice(None), exponentials, total, nats_gradient))
+        else:
+            for part, logits in chunks:
                 exponentials, _, total = exponentials_in_place(logits)
-            error = exponentials.mul_((nats_gradient[part] / total)[:, None])
-            error[torch.arange(error.shape[0], device=error.device), targets[part]] -= nats_gradient[part]
-            error = error.to(hidden.dtype)
-            if hidden_gradient is not None:
-                torch.mm(error, weight, out=hidden_gradient[part])
-            if wants_weight:
-                chunk_gradient = error.T @ hidden[part]
-                weight_gradient = chunk_gradient if weight_gradient is None else weight_gradient.add_(chunk_gradient)
-            if bias_gradient is not None:
-                bias_gradient += error.sum(0)
-        return hidden_gradient, weight_gradient, bias_gradient, None, None
+                gradients.add(part, chunks.errors(part, exponentials, total, nats_gradient[part]))
+        return *gradients.found, None, None, None
+
+class Chunks:
+    """The rows of a head in chunks of at most `KEPT_LOGITS` logits, each in the storage of the one before."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+        self.hidden, self.weight, self.bias, self.targets = hidden, weight, bias, targets
+        self.rows = max(1, KEPT_LOGITS // len(weight))
+        self.several = len(hidden) > self.rows
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows and their logits, (rows, V) float32."""
+        if not self.several:
+            yield slice(None), F.linear(self.hidden, self.weight, self.bias).float()
+            return
+        self.products = self.hidden.new_empty(self.rows, len(self.weight))
+        wide = self.products if self.products.dtype == torch.float32 else torch.empty_like(self.products, dtype=torch.float32)
+        for start in range(0, len(self.hidden), self.rows):
+            part = slice(start, start + self.rows)
+            rows = self.hidden[part]
+            product, logits = self.products[: len(rows)], wide[: len(rows)]
+            if self.bias is None:
+                torch.mm(rows, self.weight.T, out=product)
+            else:
+                torch.addmm(self.bias, rows, self.weight.T, out=product)
+            yield part, logits if logits is product else logits.copy_(product)
+
+    def errors(self, part: slice, exponentials: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+        """Return the gradient of sum_s scale_s nats_s with respect to the logits, in their storage and hidden's type."""
+        errors, targets = exponentials.mul_((scale / total)[:, None]), self.targets[part]
+        errors[torch.arange(len(errors), device=errors.device), targets] -= scale
+        if self.several and self.products.dtype != errors.dtype:
+            return self.products[: len(errors)].copy_(errors)
+        return errors.to(self.hidden.dtype)
+
+
+class Gradients:
+    """Gradients with respect to hidden, weight and bias, in this order in `found`, of a loss whose errors come by rows."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
+        self.hidden, self.weight, self.wanted = hidden, weight, wanted
+        self.found: list[Tensor | None] = [torch.empty_like(hidden) if wanted[0] else None, None, None]
+
+    def add(self, part: slice, errors: Tensor) -> None:
+        """Take the errors (rows, V) of some rows into account."""
+        hidden, weight, bias = self.found
+        inputs = self.hidden[part]
+        if hidden is not None:
+            torch.mm(errors, self.weight, out=hidden[part])
+        if self.wanted[1]:
+            self.found[1] = errors.T @ inputs if weight is None else torch.addmm(weight, errors.T, inputs, out=weight)
+        if self.wanted[2]:
+            self.found[2] = errors.sum(0) if bias is None else bias.add_(errors.sum(0))
+
+    def scale(self, weights: Tensor) -> bool:
+        """Multiply by what each row weighs (S,); tell whether that could be done, or wants the errors once more."""
+        _, *summed = self.found
+        alike = bool((weights == weights[0]).all())
+        if any(one is not None for one in summed) and not alike:
+            return False
+        if not alike or weights[0] != 1:
+            for one, factor in zip(self.found, (weights[:, None], weights[0], weights[0]), strict=True):
+                if one is not None:
+                    one.mul_(factor)
+        return True
 
 
 def exponentials_in_place(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

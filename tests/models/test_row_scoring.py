@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from driftlm import Windows
-from driftlm.models import row_scoring
+from driftlm.models import scoring
 from driftlm.models.cache import KeyValues
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import Scorer
@@ -62,18 +63,24 @@ def test_a_cache_that_keeps_nothing() -> None:
     assert after == [KeyValues()] * len(now)
 
 
-def test_large_vocabularies_go_through_the_head_in_groups_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = Scorer(language_model("llama"))
-    now = [windows[0] for windows in documents("overlapping")]  # 8, 5, 8 and 8 new tokens
+def test_a_large_vocabulary_is_taken_in_chunks_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model("llama")
+    model.model.requires_grad_(True)
+    scorer, now = Scorer(model), [windows[0] for windows in documents("overlapping")]  # 8, 5, 8 and 8 new tokens
+    weights = [model.model.lm_head.weight, model.model.get_input_embeddings().weight]
+
+    def scored() -> tuple[Tensor, tuple[Tensor, ...]]:
+        nats = torch.cat([one.nats for one in score_rows(scorer, now)])
+        return nats, torch.autograd.grad(nats.sum(), weights)
+
+    whole, gradients = scored()
     seen = []
-    apply = row_scoring.HeadNats.apply
-    monkeypatch.setattr(
-        row_scoring.HeadNats, "apply", lambda hidden, *more: seen.append(len(hidden)) or apply(hidden, *more)
-    )
-    whole = torch.cat([one.nats for one in score_rows(scorer, now)])
-    monkeypatch.setattr(row_scoring, "KEPT_LOGITS", 13 * VOCABULARY)
-    parts = torch.cat([one.nats for one in score_rows(scorer, now)])
-    assert seen == [29, 13, 8, 8] and torch.equal(whole, parts)
+    every = scoring.every_finite
+    monkeypatch.setattr(scoring, "every_finite", lambda logits: seen.append(len(logits)) or every(logits))
+    monkeypatch.setattr(scoring, "KEPT_LOGITS", 13 * VOCABULARY)
+    parts, in_parts = scored()
+    assert seen == [13, 13, 3]
+    torch.testing.assert_close([parts, *in_parts], [whole, *gradients], atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_no_part_of_a_gradient() -> None:

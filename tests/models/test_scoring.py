@@ -49,7 +49,7 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_values_and_gradients_are_those_of_cross_entropy(chunks: None, bias: bool, scale: float) -> None:
     hidden, weight, offset, targets = head(torch.float32, bias, scale)
     inputs = [hidden, weight] + ([offset] if offset is not None else [])
-    nats, finite = HeadNats.apply(hidden, weight, offset, targets, True)
+    nats, finite = HeadNats.apply(hidden, weight, offset, targets, True, True)
     assert nats.dtype == torch.float32 and bool(finite.all())
     mixture = torch.randn(S)  # each token's gradient counts by itself
     ours = torch.autograd.grad((nats * mixture).sum(), inputs)
@@ -68,7 +68,7 @@ def test_the_gradient_is_the_slope(monkeypatch: pytest.MonkeyPatch, rows: int) -
     hidden, weight, offset, targets = head(torch.float64, True, 0.3)
 
     def mean(*inputs: Tensor) -> Tensor:
-        return HeadNats.apply(*inputs, targets, True)[0].mean()
+        return HeadNats.apply(*inputs, targets, True, True)[0].mean()
 
     assert torch.autograd.gradcheck(mean, (hidden, weight, offset), eps=3e-3, atol=1e-3, rtol=1e-3)
 
@@ -77,13 +77,13 @@ def test_the_gradient_is_the_slope(monkeypatch: pytest.MonkeyPatch, rows: int) -
 def test_only_what_asks_for_a_gradient_gets_one(chunks: None, learned: tuple[bool, bool]) -> None:
     hidden, weight, _, targets = head(torch.float32, False)
     hidden, weight = hidden.detach().requires_grad_(learned[0]), weight.detach().requires_grad_(learned[1])
-    HeadNats.apply(hidden, weight, None, targets, True)[0].sum().backward()
+    HeadNats.apply(hidden, weight, None, targets, True, True)[0].sum().backward()
     assert [hidden.grad is not None, weight.grad is not None] == list(learned)
 
 
 def test_a_second_backward_is_refused_and_never_wrong() -> None:
     hidden, weight, _, targets = head(torch.float32, False)
-    total = HeadNats.apply(hidden, weight, None, targets, True)[0].sum()
+    total = HeadNats.apply(hidden, weight, None, targets, True, True)[0].sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         total.backward()
@@ -91,7 +91,7 @@ def test_a_second_backward_is_refused_and_never_wrong() -> None:
 
 def test_bfloat16_is_summed_in_float32(chunks: None) -> None:
     hidden, weight, _, targets = head(torch.bfloat16, False)
-    nats, _ = HeadNats.apply(hidden, weight, None, targets, True)
+    nats, _ = HeadNats.apply(hidden, weight, None, targets, True, True)
     nats.mean().backward()
     expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
     assert nats.dtype == torch.float32 and torch.allclose(nats, expected, atol=1e-6)
@@ -107,8 +107,8 @@ def test_a_logit_that_is_not_finite_is_found_wherever_it_stands(chunks: None, va
     for row in range(V):
         broken = weight.clone()
         broken[row, 0] = value
-        assert not HeadNats.apply(hidden, broken, None, torch.zeros(3, dtype=torch.long), False)[1].any()
-    assert HeadNats.apply(hidden, weight, None, torch.zeros(3, dtype=torch.long), False)[1].all()
+        assert not HeadNats.apply(hidden, broken, None, torch.zeros(3, dtype=torch.long), False, True)[1].any()
+    assert HeadNats.apply(hidden, weight, None, torch.zeros(3, dtype=torch.long), False, True)[1].all()
     logits = torch.randn(4, V)
     logits[2, 3] = value
     assert every_finite(logits).tolist() == [True, True, False, True]
@@ -122,7 +122,7 @@ def test_finite_logits_give_finite_nats_or_are_called_not_finite() -> None:
     assert every_finite(rows).tolist() == [True, False, False]
     hidden, weight = torch.eye(3), rows.T.contiguous()
     for target in range(3):
-        nats, finite = HeadNats.apply(hidden, weight, None, torch.full((3,), target), False)
+        nats, finite = HeadNats.apply(hidden, weight, None, torch.full((3,), target), False, True)
         assert finite.tolist() == [True, False, False] and bool(nats[finite].isfinite().all())
 
 

@@ -79,7 +79,7 @@ class WeightMemory(Memory):
         refuse_long_context(self.language_model, windows)
         self.rotary = RotaryCache(self.language_model) if windows.window == "cached" else None
         self.trainable = trainable or chosen_by(learning, self.language_model)
-        self.scorer = Scorer(self.language_model)
+        self.scorer = Scorer(self.language_model, alike=learning.salience == "uniform")
         self.sink = Sink(self.scorer, self.rotary)
         self.parameters = list(self.trainable.parameters.values())
         self.prior = Prior(self.trainable)
