@@ -44,7 +44,7 @@ def score_rows(
         for window in windows
     ]
     ids = padded(fed)[0].to(scorer.device)
-    with modulating(scorer.language_model, modulated) as attended:
+    with modulating(scorer.language_model, modulated) as attended, scorer.one_gradient():
         arguments = (
             {"use_cache": False} if caches is None else continued(scorer, attended, windows, caches, ids.shape[1])
         )

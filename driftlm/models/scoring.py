@@ -4,6 +4,7 @@ Letters: S new tokens, D width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ class Scorer:
         new = window.new
         targets = torch.tensor(window.targets, device=self.device)
         arguments: dict[str, Any] = {"use_cache": False}
-        with modulating(self.language_model, before.modulated) as attended:
+        with modulating(self.language_model, before.modulated) as attended, self.one_gradient():
             if cache is None:
                 lead = (*window.sink[: window.start], *before.tokens)
                 fed, first = (*lead, *window.inputs), attended.get_seq_length()
@@ -103,6 +104,25 @@ class Scorer:
                 logits = self.model(input_ids=ids, **arguments, logits_to_keep=new).logits[0, -new:].float()  # (S, V)
                 nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
         return Forward(nats, finite, None if cache is None else cache.extended(attended, skip + cache.sink))
+
+    @contextmanager
+    def one_gradient(self) -> Iterator[None]:
+        """Let a large matrix that is both embeddings and head have one gradient between them inside the block.
+
+        Otherwise that of the embeddings would be a second matrix of that size, zero but for a window's tokens.
+        """
+        embeddings, weight = self.model.get_input_embeddings(), self.head.weight
+        both = self.plain_head and embeddings.weight is weight and weight.numel() > KEPT_LOGITS
+        if not (both and weight.requires_grad and torch.is_grad_enabled()):
+            yield
+            return
+        sparse, embeddings.sparse = embeddings.sparse, True
+        embeddings._parameters["weight"], self.head._parameters["weight"] = Tied.apply(weight)
+        try:
+            yield
+        finally:
+            embeddings.sparse = sparse
+            embeddings._parameters["weight"] = self.head._parameters["weight"] = weight
 
     def nats_of(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Map hidden (S, D), targets (S) -> nats (S), finite (S) by a head that is last."""
@@ -184,6 +204,22 @@ class HeadNats(torch.autograd.Function):
                 gradients.add(part, chunks.errors(part, exponentials, total, nats_gradient[part]))
         return *gradients.found, None, None, None
 
+
+class Tied(torch.autograd.Function):
+    """Map weight (V, D) -> itself for looking up, and itself for the head, whose gradient takes the other one up."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, looked_up: Tensor | None, applied: Tensor | None) -> Tensor | None:
+        if looked_up is None or applied is None:
+            return applied if looked_up is None else looked_up.to_dense()
+        return applied.index_add_(0, looked_up._indices()[0], looked_up._values())
+
+
 class Chunks:
     """The rows of a head in chunks of at most `KEPT_LOGITS` logits, each in the storage of the one before."""
 
@@ -198,7 +234,11 @@ class Chunks:
             yield slice(None), F.linear(self.hidden, self.weight, self.bias).float()
             return
         self.products = self.hidden.new_empty(self.rows, len(self.weight))
-        wide = self.products if self.products.dtype == torch.float32 else torch.empty_like(self.products, dtype=torch.float32)
+        wide = (
+            self.products
+            if self.products.dtype == torch.float32
+            else torch.empty_like(self.products, dtype=torch.float32)
+        )
         for start in range(0, len(self.hidden), self.rows):
             part = slice(start, start + self.rows)
             rows = self.hidden[part]

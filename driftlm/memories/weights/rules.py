@@ -15,12 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim.adam import adam
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.registries import RULES
 
 Tensors = list[Tensor]
 RuleState = dict[str, list[Tensor]]  # by name, a tensor for every parameter
+LARGE = 1 << 24  # numbers from which Adam's step reads each once, in one fused pass, and makes no temporaries
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ class Adam:
 
     def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
         means, squares, (one, two) = state["exp_avg"], state["exp_avg_sq"], self.BETAS
+        if rate.ndim == 0 and sum(parameter.numel() for parameter in parameters) >= LARGE:
+            adam(
+                parameters, gradients, means, squares, [], state["step"], fused=True, amsgrad=False, maximize=False,
+                lr=rate, beta1=one, beta2=two, eps=self.EPSILON, weight_decay=0.0,
+            )  # fmt: skip
+            return
         torch._foreach_add_(state["step"], 1)
         torch._foreach_lerp_(means, gradients, 1 - one)
         torch._foreach_mul_(squares, two)
