@@ -23,7 +23,7 @@ from driftlm.cost.products import Cost, Product, Shape, products_of
 from driftlm.memories.base import Memory
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import Learning
-from driftlm.models.scoring import KEPT_LOGITS
+from driftlm.models.head import KEPT_LOGITS
 from driftlm.streams.windows import Windows
 
 # Operations a parameter: Adam's are lerp 3, v 1 + 3, square root, two divisions, epsilon, division and sum.

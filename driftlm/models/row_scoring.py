@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from driftlm.models.cache import KeyValues
+from driftlm.models.head import every_finite, one_gradient
 from driftlm.models.modulated import Modulated, modulating
 from driftlm.models.prompting import padded
-from driftlm.models.scoring import Forward, Scorer, every_finite
+from driftlm.models.scoring import Forward, Scorer
 from driftlm.streams.windows import Window
 
 
@@ -44,7 +45,7 @@ def score_rows(
         for window in windows
     ]
     ids = padded(fed)[0].to(scorer.device)
-    with modulating(scorer.language_model, modulated) as attended, scorer.one_gradient():
+    with modulating(scorer.language_model, modulated) as attended, one_gradient(scorer.model):
         arguments = (
             {"use_cache": False} if caches is None else continued(scorer, attended, windows, caches, ids.shape[1])
         )

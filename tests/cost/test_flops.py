@@ -16,11 +16,11 @@ from driftlm.cost.products import Shape
 from driftlm.cost.summary import counted_flops, summarized
 from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import MixtureMemory
-from driftlm.models import scoring
+from driftlm.models import head
 from driftlm.runs.folder import Run, line
 from driftlm.streams.windows import Window
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
-from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, windows_of
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, weighing, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
@@ -42,7 +42,7 @@ CASES = [(name, "overlapping", mode) for name in FAMILIES for mode in MODES] + C
 
 
 def agree(family: str, grid: Windows, settings: dict[str, Any]) -> None:
-    memory = eager(weight_memory(family, grid, **settings))
+    memory = eager(weighing(weight_memory(family, grid, **settings)))
     formula, windows = formula_of(memory), windows_of(grid)
     for window, counted in zip(windows, counted_flops(memory, windows), strict=True):
         shape = shape_of(window, grid)
@@ -61,11 +61,13 @@ def test_no_gradient_is_counted_below_what_learns(settings: dict[str, Any]) -> N
     agree("llama", Windows("overlapping", 32, 16), settings)
 
 
-def test_the_head_is_counted_again_where_it_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("driftlm.models.scoring", "driftlm.cost.flops"):
-        monkeypatch.setattr(f"{module}.KEPT_LOGITS", 300 * 8)
-    assert scoring.KEPT_LOGITS < 300 * 16
-    agree("llama", Windows("overlapping", 16, 16), {})
+# Tokens that weigh differently have the logits made once more for the gradient of the head, if it learns.
+@pytest.mark.parametrize("settings", [{}, {"salience": "tfidf"}, {"learn": "lora", "salience": "tfidf"}])
+def test_the_head_is_counted_in_chunks(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("driftlm.models.head", "driftlm.cost.flops"):
+        monkeypatch.setattr(f"{module}.KEPT_LOGITS", 300 * 6)
+    assert head.KEPT_LOGITS < 300 * 16
+    agree("llama", Windows("overlapping", 16, 16), settings)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

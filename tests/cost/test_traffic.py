@@ -18,11 +18,11 @@ from driftlm.memories.weights.learning import Learning
 from driftlm.memories.weights.mixture import MixtureMemory
 from driftlm.memories.weights.rules import flat, gradients_of
 from driftlm.memories.weights.statistics import gather
-from driftlm.models.scoring import KEPT_LOGITS
+from driftlm.models.head import KEPT_LOGITS
 from driftlm.runs.folder import Run, line
 from driftlm.streams.documents import Document
 from tests.support.build import language_model, reads_numbers, spelled, weight_memory
-from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, windows_of
+from tests.support.counted_windows import MODES, TOKENS, eager, of_another_kind, shape_of, sink_of, weighing, windows_of
 from tests.support.families import CACHED_FAMILIES, FAMILIES, random_ids
 from tests.support.running import driftlm, tiny_model, words, written
 
@@ -92,13 +92,13 @@ def test_a_low_rank_moves_what_is_multiplied(settings: dict[str, Any]) -> None:
     agree(weight_memory("llama", grid, **settings), grid)
 
 
-@pytest.mark.parametrize("learn", ["none", "norms", "all"])
-def test_the_head_is_read_again_for_every_part(learn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("driftlm.models.scoring", "driftlm.cost.flops"):
+@pytest.mark.parametrize("settings", [{"learn": "none"}, {"learn": "norms"}, {}, {"salience": "tfidf"}])
+def test_the_head_is_read_again_for_every_part(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("driftlm.models.head", "driftlm.cost.flops"):
         monkeypatch.setattr(f"{module}.KEPT_LOGITS", 300 * 6)
     assert KEPT_LOGITS > 300 * 16
     grid = Windows("overlapping", 16, 16)
-    agree(weight_memory("llama", grid, learn=learn), grid)
+    agree(weighing(weight_memory("llama", grid, **settings)), grid)
 
 
 def test_half_the_numbers_long_is_half_the_bytes() -> None:

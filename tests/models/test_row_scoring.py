@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from driftlm import Windows
-from driftlm.models import scoring
+from driftlm.models import head
 from driftlm.models.cache import KeyValues
 from driftlm.models.row_scoring import score_rows
 from driftlm.models.scoring import Scorer
@@ -75,9 +75,9 @@ def test_a_large_vocabulary_is_taken_in_chunks_of_all_rows(monkeypatch: pytest.M
 
     whole, gradients = scored()
     seen = []
-    every = scoring.every_finite
-    monkeypatch.setattr(scoring, "every_finite", lambda logits: seen.append(len(logits)) or every(logits))
-    monkeypatch.setattr(scoring, "KEPT_LOGITS", 13 * VOCABULARY)
+    every = head.every_finite
+    monkeypatch.setattr(head, "every_finite", lambda logits: seen.append(len(logits)) or every(logits))
+    monkeypatch.setattr(head, "KEPT_LOGITS", 13 * VOCABULARY)
     parts, in_parts = scored()
     assert seen == [13, 13, 3]
     torch.testing.assert_close([parts, *in_parts], [whole, *gradients], atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from driftlm import WeightMemory, Windows
@@ -44,6 +45,13 @@ def shape_of(window: Window, grid: Windows) -> Shape:
 def sink_of(window: Window, grid: Windows) -> int:
     """Tokens of the sink in a pass of their own, where weights have changed since the window before."""
     return len(window.sink[: window.start]) if grid.window == "cached" else 0
+
+
+def weighing(memory: WeightMemory) -> WeightMemory:
+    """A memory whose salience gives every token another weight."""
+    if memory.salience is not None:
+        memory.salience.weights = lambda window: torch.arange(1.0, window.new + 1)  # type: ignore[method-assign]
+    return memory
 
 
 def of_another_kind(memory: WeightMemory) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from driftlm import DriftError, Windows, read_stream
+from driftlm.memories.weights import rules
 from driftlm.memories.weights.rules import (
     RMS,
     RULES,
@@ -97,6 +98,22 @@ def test_sgd_and_adam_are_those_of_torch(name: str, optimizer: Callable[[Any], t
         theirs_rule.step()
         assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(ours, theirs, strict=True))
     assert all((a - b).abs().max() > 1e-2 for a, b in zip(ours, parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adam_steps_alike_over_a_large_model(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    first, found = [torch.randn(30, 70).to(dtype), torch.randn(7).to(dtype)], []
+    for least in (rules.LARGE, 1):
+        monkeypatch.setattr(rules, "LARGE", least)
+        values, rate = [one.clone() for one in first], torch.tensor(1e-2, dtype=torch.float64)
+        adam = Adam(RuleSettings())
+        state, draw = adam.init(values, rate), torch.Generator().manual_seed(1)
+        for _ in range(5):
+            adam.update([torch.randn(one.shape, generator=draw).to(dtype) for one in values], state, values, rate)
+        found.append([*values, *(one for several in state.values() for one in several)])
+    tolerance = 1e-6 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance)
 
 
 def rms_step(
