@@ -4,8 +4,8 @@
 
 Without a model it is one of Gemma's shape with random weights. Every round reads the same window once statically and
 once in a mode; the table shows the median over rounds of the ratio of their CPU seconds. Peak memory is that of a
-process of its own at S = C = 512, and what it has above its weights and its learning state, libraries included.
-All weights with Adam take 10 GiB.
+process of its own at S = C = 512, and what it has above its weights and its learning state, libraries included. All
+weights with Adam take 10 GiB.
 """
 
 import argparse
