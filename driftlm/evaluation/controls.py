@@ -22,7 +22,7 @@ from driftlm.evaluation.answering import bootstrap_interval
 from driftlm.memories.loop import Totals, read_stream
 from driftlm.memories.settings import MemorySettings
 from driftlm.memories.weights.learning import FROZEN, Learning
-from driftlm.models.loading import LanguageModel, refuse_long_context
+from driftlm.models.loading import LanguageModel, fitted, refuse_long_context
 from driftlm.models.machine import Machine
 from driftlm.runs.settings import Stream
 from driftlm.runs.tuning import Price, Trial, beginning, formulas, read_with
@@ -106,7 +106,7 @@ def controls(settings: MemorySettings, machine: Machine, stream: Stream) -> list
     limit = min(TOKENS, stream.limit or TOKENS)
     found = read_documents(stream.files, stdin=stream.stdin, piece=stream.piece)
     documents, tokens = beginning(language_model, found, limit)
-    return compared(language_model, documents, settings.windows, settings.learning, tokens)
+    return compared(language_model, documents, fitted(language_model, settings.windows), settings.learning, tokens)
 
 
 def compared(

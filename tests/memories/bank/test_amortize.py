@@ -27,6 +27,9 @@ class Letters(Encoder):
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.zeros(len(rows), 1, 1)
 
+    def batches(self, counts: Sequence[int]) -> list[list[int]]:
+        return [[place] for place in range(len(counts))]
+
 
 @pytest.mark.parametrize("marks", [([BOS], []), ([], [1]), ([2, 3], [1])])
 @pytest.mark.parametrize("length", [0, 1, 20, 21, 22, 23, 24, 42, 46, 47, 100])
