@@ -21,6 +21,7 @@ from driftlm.memories.composed import TINY, ComposedMemory
 from driftlm.memories.context.bm25 import BM25Index
 from driftlm.memories.context.source import RetrievalSource
 from driftlm.memories.weights.dynamic import WeightMemory
+from driftlm.models import batching
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import modulating
 from tests.support.build import language_model
@@ -263,3 +264,15 @@ def test_rows_share_a_pass_only_where_the_weights_are_the_same() -> None:
     changed = home("llama", "low rank")
     asked = [Asked(changed, continued(changed.language_model, "the red"), Sampling(8, 0), 8) for _ in range(3)]
     assert sizes_of(asked) == [1, 1, 1]
+
+
+def test_rows_share_a_pass_only_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = shared("llama")
+    memory = home("llama", "no memory")
+    asked = [Asked(memory, continued(one, prompt), Sampling(4, temperature=0), 4) for prompt in PROMPTS]
+    found = {}
+    for room, sizes in ((1 << 40, [4]), (1, [1, 1, 1, 1])):
+        monkeypatch.setattr(batching, "available_bytes", lambda device, room=room: room)
+        assert sizes_of(asked) == sizes
+        found[room] = [completion.text for completion in made(asked)]
+    assert found[1] == found[1 << 40]
