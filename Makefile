@@ -11,7 +11,7 @@ EXTRAS := report,serve,gguf,ray,dev
 PIP_QUIET ?= --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format quick test test-all bench demo docs results constraints clean
+.PHONY: help install lint format quick test test-all bench demo demo-real docs results constraints clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ bench: $(INSTALLED) ## Timings and ratios
 
 demo: $(INSTALLED) ## A first result: the bundled model reads, learns, and reports
 	$(BIN)/driftlm demo
+
+demo-real: $(INSTALLED) ## The same with SmolLM2-135M, fetched once (93 MB), on text it cannot have seen
+	$(BIN)/driftlm demo --real
 
 docs: $(INSTALLED) ## The documentation site, in build/site
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -c constraints.txt -e ".[$(EXTRAS),docs]"

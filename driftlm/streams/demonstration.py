@@ -6,6 +6,8 @@ from pathlib import Path
 from driftlm.streams.facts import facts
 from driftlm.streams.questions import Question
 
+PEPS = Path(__file__).parent / "peps"  # three of 2025 and 2026; its NOTICE has their terms
+
 
 def library_documentation(folder: Path) -> Path:
     """Write the language reference that `help()` shows into a folder, one JSON line a topic, and name the file.
