@@ -35,8 +35,9 @@ def estimate(memory: Memory, expected: int | None, window: Window, compare: bool
     for one in readers:
         learns = (2 / one.learning.every if one.learning.cadence == "skip" else 2) if one.parameters else 0
         per_window += forward * (1 + learns)
-        # prior, gradient and the guard's copy; Adam's two moments
-        held += sum(p.numel() * p.element_size() for p in one.parameters) * (3 + 2 * (one.learning.rule == "adam"))
+        moments = 2 * (one.learning.rule in ("adam", "relative"))
+        # prior, gradient and the guard's copy
+        held += sum(p.numel() * p.element_size() for p in one.parameters) * (3 + moments)
     text = f"about {held / 2**20:,.0f} MiB of weights and learning state"
     if expected is not None:
         seconds = expected / memory.windows.stride * per_window

@@ -27,7 +27,7 @@ from driftlm.models.head import KEPT_LOGITS
 from driftlm.streams.windows import Windows
 
 # Operations a parameter: Adam's are lerp 3, v 1 + 3, square root, two divisions, epsilon, division and sum.
-STEPS = {"sgd": 2, "adam": 13, "rms": 3}
+STEPS = {"sgd": 2, "adam": 13, "relative": 13, "rms": 3}
 Measure = Callable[[Product], tuple[Cost, Cost]]  # what products cost forward and backward
 
 

@@ -25,7 +25,7 @@ from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import Learning
 
 # Numbers a parameter: value and gradient read, value written; Adam's moments both ways; RMS's scale read.
-STEPS = {"sgd": 3, "adam": 7, "rms": 4}
+STEPS = {"sgd": 3, "adam": 7, "relative": 7, "rms": 4}
 ADDED = 3  # two gradients read, their sum written
 
 

@@ -42,7 +42,12 @@ ENCODERS = Registry(
 RULES = Registry(
     "`Learning.rule`",
     "driftlm.rules",
-    {"sgd": f"{WEIGHTS}.rules:SGD", "adam": f"{WEIGHTS}.rules:Adam", "rms": f"{WEIGHTS}.rules:RMS"},
+    {
+        "sgd": f"{WEIGHTS}.rules:SGD",
+        "adam": f"{WEIGHTS}.rules:Adam",
+        "rms": f"{WEIGHTS}.rules:RMS",
+        "relative": f"{WEIGHTS}.relative:Relative",
+    },
 )
 PARAMETRISATIONS = Registry(
     "`Learning.learn`",

@@ -28,7 +28,8 @@ from driftlm.streams.windows import split
 from driftlm.studies.cells import Cell
 from driftlm.studies.parts import Part, Tokenized, parts_of
 
-MOMENTS = {"adam": 2, "rms": 2}  # values that a rule holds for each parameter: moments, or scales and pulls
+# Values that a rule holds for each parameter: moments, or scales and pulls.
+MOMENTS = {"adam": 2, "relative": 2, "rms": 2}
 
 
 @dataclass(frozen=True)

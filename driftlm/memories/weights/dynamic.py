@@ -41,6 +41,7 @@ EXAMPLES = {
     "sgd momentum skip": Learning(rule="sgd", learning_rate=0.05, momentum=0.8, every=2),
     "adam accumulate": Learning(rule="adam", learning_rate=5e-3, every=3, cadence="accumulate"),
     "lora adam": Learning("lora", rank=4, rule="adam", learning_rate=1e-2),
+    "relative": Learning(rule="relative", learning_rate=0.3),
     "norms sgd": Learning("norms", rule="sgd", learning_rate=0.5),
     "rms reset": Learning(rule="rms", learning_rate=1e-3, epsilon=1e-3, decay=0.01, reset="document"),
     "tfidf sgd": Learning(rule="sgd", learning_rate=0.2, salience="tfidf"),
