@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from benchmarks import reading
 from driftlm import Learning, WeightMemory, Window, Windows, load
 from driftlm.cost.summary import peak_resident_bytes
 from driftlm.memories.weights.dynamic import learner
@@ -52,8 +53,10 @@ def model_of(options: Any) -> LanguageModel:
     return LanguageModel(model, None, "random", 2, "")
 
 
-def windows_of(grid: Windows) -> Iterator[Window]:
-    """The grid over tokens by chance."""
+def windows_of(model: LanguageModel, grid: Windows) -> Iterator[Window]:
+    """The grid over the language reference; over tokens by chance, where there is no tokenizer."""
+    if model.tokenizer is not None:
+        yield from reading.windows_of(model, grid)
     draw = random.Random(0)
     ids = [draw.randrange(VOCABULARY) for _ in range(grid.context + 64 * grid.stride)]
     yield from split("chance", ids, range(1, len(ids)), grid)
@@ -69,7 +72,7 @@ def seconds_of(options: Any, names: list[str]) -> dict[str, list[float]]:
     model, grid = model_of(options), Windows(options.window, 512, 256)
     memories = {name: memory_of(model, grid, MODES[name]) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number, window in enumerate(islice(windows_of(grid), options.rounds + 2)):
+    for number, window in enumerate(islice(windows_of(model, grid), options.rounds + 2)):
         for name, memory in memories.items():
             began = time.process_time()
             memory.score(window)
@@ -91,8 +94,9 @@ def peak_of(options: Any, name: str) -> tuple[float, float]:
 def peak_of_one(options: Any) -> tuple[int, int]:
     """What `peak_of` runs: bytes at the peak, and bytes of weights, prior, gradients, moments and the guard's copy."""
     grid = Windows("overlapping", 512, 512)
-    memory = WeightMemory(model_of(options), grid, MODES[options.peak])
-    for window in islice(windows_of(grid), 4):
+    model = model_of(options)
+    memory = WeightMemory(model, grid, MODES[options.peak])
+    for window in islice(windows_of(model, grid), 4):
         memory.score(window)
         memory.learn(window)
     held = [*memory.language_model.model.parameters(), *memory.parameters, *memory.prior.values]  # gradients as learned
