@@ -28,7 +28,7 @@ def stored(folder: Path) -> Stored | None:
     """Return what the safetensors files of a folder in HuggingFace format hold; None where there are none to read.
 
     Example:
-        >>> from driftlm.models.loading import BUNDLED
+        >>> from driftlm.models.catalogue import BUNDLED
         >>> stored(BUNDLED)
         Stored(parameters=5180672, dtypes=frozenset({'BF16'}))
     """
