@@ -86,7 +86,7 @@ def resumed(settings: MemorySettings, machine: Machine, stream: Stream) -> Readi
     config = read_config(folder)
     stream_then = {**config["stream"], "files": tuple(config["stream"]["files"])}
     compare = stream_then.pop("compare", "static")  # where runs had it before they had other memories
-    then = Stream(**stream_then)
+    then = Stream(**{**stream_then, "controls": False})  # which were said when it began
     saved = not then.save or Path(then.save).exists()  # one that was killed while it saved is not done
     if (folder / "summary.json").exists() and saved and (then.save or not then.follow):
         raise DriftError(

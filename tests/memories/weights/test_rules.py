@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from driftlm import DriftError, Windows, read_stream
 from driftlm.memories.weights import rules
+from driftlm.memories.weights.relative import Relative
 from driftlm.memories.weights.rules import (
     RMS,
     RULES,
@@ -256,7 +257,12 @@ def test_a_step_compiles_without_a_break(name: str) -> None:
 
 
 def test_rules_are_found_by_name() -> None:
-    assert {name: rule_class(name) for name in RULES.own} == {"sgd": SGD, "adam": Adam, "rms": RMS}
+    assert {name: rule_class(name) for name in RULES.own} == {
+        "sgd": SGD,
+        "adam": Adam,
+        "rms": RMS,
+        "relative": Relative,
+    }
     with pytest.raises(DriftError, match="`Learning.rule` was 'sdg'; give one of adam, rms, sgd"):
         rule_class("sdg")
     with pytest.raises(DriftError, match="`Learning.rule` rms needs gradient statistics"):
