@@ -96,6 +96,7 @@ def test_without_a_name_a_run_goes_below_runs_and_is_named_after_its_text(tmp_pa
         "--window cached --every 3 --cadence accumulate",
         "--window cached --learn none",
         "--dtype bfloat16 --learn dora --rule adam --learning-rate 0.01",
+        "--window cached --rule relative",
     ],
 )
 def test_a_stream_that_breaks_goes_on_once_it_is_mended(settings: str, tmp_path: Path, capsys: Capture) -> None:
@@ -106,6 +107,9 @@ def test_a_stream_that_breaks_goes_on_once_it_is_mended(settings: str, tmp_path:
     refused(driftlm(capsys, "read", "--resume", "run", "--json"), "news.jsonl, line 3")
 
     Path(files[1]).write_text(mended)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["stream"]["controls"] = True  # what was said when it began is not said again
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     resumed = driftlm(capsys, "read", "--resume", "run", "--json").summary
     whole = driftlm(capsys, *command, "--run", "whole").summary
     assert resumed["tokens"] == whole["tokens"] and resumed["nats"] == whole["nats"]
