@@ -177,7 +177,7 @@ def test_the_written_llama_equals_transformers() -> None:
     model, ids = llama(), random_ids(50)
     with torch.no_grad():
         theirs = model(torch.tensor([ids])).logits[0]
-        ours = LlamaByHand(model, "overlapping", 64, 64).forward(ids, first=0, oldest=0)
+        ours = LlamaByHand(model, "overlapping", 64, 64, 0).forward(ids, first=0, oldest=0)
     assert (ours - theirs).abs().max() < 1e-5
 
 

@@ -242,6 +242,8 @@ def test_no_measured_number_is_typed_by_hand() -> None:
     assert demo
     measured = "\n".join([demo[0], *documentation.measured().values()])
     for page in [ROOT / "README.md", *DOCS]:
+        if page.name == "log.md":  # its entries are dated, and say what was measured on that day
+            continue
         text = pages.FENCE.sub("", page.read_text(encoding="utf-8").replace(demo[0], ""))
         prose = re.sub(r"`[^`]*`", "", text)
         for number in re.findall(r"(?<![\w.])\d[\d,]*\.\d+(?![\w.])", prose):

@@ -25,8 +25,8 @@ CLAIMS = {
     "finetuned": "The gain before and after the prior was trained on the target domain.",
     "drift": "The same documents in date order, shuffled, and interleaved: sensitivity to drift.",
     "size": "The gain by the size of the model.",
-    "controls": "What a gain is made of: sink, context, static windows of the same cost, learning.",
     "mixture": "A mixture against the best of a finer grid of rates, and against the static model.",
+    "controls": "What a gain is made of: sink, context, static windows of the same cost, learning.",
 }
 
 

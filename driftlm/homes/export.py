@@ -13,7 +13,7 @@ from driftlm.memories.loop import read_stream
 from driftlm.memories.weights.dynamic import WeightMemory
 from driftlm.memories.weights.learning import FROZEN, Learning
 from driftlm.models.factored import LowRankDelta, lora_of, low_rank_delta
-from driftlm.models.loading import LanguageModel
+from driftlm.models.loading import LanguageModel, fitted
 from driftlm.models.machine import Machine
 from driftlm.runs import formats
 from driftlm.storage.files import appearing, refuse_existing
@@ -128,5 +128,6 @@ def tokens_and_nats(
     language_model: LanguageModel, windows: Windows, documents: Sequence[Document], limit: int
 ) -> tuple[int, float]:
     """Return tokens read and their mean nats, nothing learned."""
-    *_, last = read_stream(WeightMemory(language_model, windows, FROZEN), documents, limit=limit)
+    memory = WeightMemory(language_model, fitted(language_model, windows), FROZEN)
+    *_, last = read_stream(memory, documents, limit=limit)
     return last.totals.tokens, last.totals.nats_per_token

@@ -75,7 +75,7 @@ def test_a_document_is_a_step_as_long_as_the_positions_hold_it(made: BankNetwork
     held = 512 - made.settings.vectors
     assert max(tokens) > held > sorted(tokens)[-2]
     with taking_part("uniform+bank", terms, some, RATE) as candidate:
-        assert candidate.memory.windows == Windows("overlapping", held, held)
+        assert candidate.memory.windows == Windows("overlapping", held, held, sink=0)
         candidate.adapt(some)
         assert candidate.memory.weights.counts.updates == 3 + -(-tokens[-1] // held)
     assert Candidate("bank", terms, some[:3]).memory.windows.stride == max(tokens[:3])

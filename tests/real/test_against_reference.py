@@ -19,6 +19,7 @@ def compared(smollm2: LanguageModel, text: str, windows: Windows, learning: Lear
     ids, _ = smollm2.encode(document)
     expected = reference.read(
         smollm2.model, ids, context=windows.context, stride=windows.stride, window=windows.window, by_hand=True,
+        sink=windows.sink,
         learn=None if learning.learn == "none" else "all", rule="sgd", lr=learning.learning_rate or 0.0,
     )  # fmt: skip
     smollm2.model.requires_grad_(False)
@@ -28,21 +29,26 @@ def compared(smollm2: LanguageModel, text: str, windows: Windows, learning: Lear
     return float((found.double() - torch.tensor(expected.nats, dtype=torch.float64)).abs().max())
 
 
-@pytest.mark.parametrize("window", ["overlapping", "cached"])
-def test_static_scores_are_those_by_hand(smollm2: LanguageModel, text: str, window: str) -> None:
-    windows = Windows(window, 24, 12)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("window", "sink"), [("overlapping", 1), ("cached", 1), ("cached", 0)])
+def test_static_scores_are_those_by_hand(smollm2: LanguageModel, text: str, window: str, sink: int) -> None:
+    windows = Windows(window, 24, 12, sink)  # type: ignore[arg-type]
     assert compared(smollm2, text, windows, Learning(learn="none"), 220) < CLOSE
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sink", [0, 1])
 @pytest.mark.parametrize("window", ["overlapping", "cached"])
-def test_scores_while_all_weights_learn_are_those_by_hand(smollm2: LanguageModel, text: str, window: str) -> None:
-    windows = Windows(window, 48, 24)  # type: ignore[arg-type]
+def test_scores_while_all_weights_learn_are_those_by_hand(
+    smollm2: LanguageModel, text: str, window: str, sink: int
+) -> None:
+    windows = Windows(window, 48, 24, sink)  # type: ignore[arg-type]
     assert compared(smollm2, text, windows, Learning(rule="sgd", learning_rate=1e-3), 900) < CLOSE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", ["overlapping", "cached"])
-def test_static_scores_of_longer_windows_are_those_by_hand(smollm2: LanguageModel, text: str, window: str) -> None:
-    windows = Windows(window, 256, 128)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("window", "sink"), [("overlapping", 0), ("overlapping", 1), ("cached", 4)])
+def test_static_scores_of_longer_windows_are_those_by_hand(
+    smollm2: LanguageModel, text: str, window: str, sink: int
+) -> None:
+    windows = Windows(window, 256, 128, sink)  # type: ignore[arg-type]
     assert compared(smollm2, text, windows, Learning(learn="none"), 3_000) < CLOSE

@@ -24,6 +24,7 @@ from tests.support.running import driftlm, refused, tiny_model, words, written
 pytestmark = pytest.mark.long
 
 Capture = pytest.CaptureFixture[str]
+WHOLE = Windows(context=256, stride=128)  # the default, halved for the positions of the tiny models
 FEW = [("all", "adam", 1e-3), ("lora", "adam", 1e-2), ("all", "sgd", 0.05)]
 SOME = [(1, "skip"), (4, "skip")]
 KEYS = {"flags", "command", "budget", "unit", "cost", "bits_per_byte", "static_bits_per_byte", "tried"}
@@ -77,9 +78,9 @@ def test_a_larger_budget_reads_all_that_a_smaller_one_reads(found: dict[float, d
 def test_the_static_model_is_read_to_the_end(found: dict[float, dict[str, Any]]) -> None:
     static = [row for row in found[1.0]["tried"] if row["learn"] == "none"]
     assert {(row["window"], row["stride"]) for row in static} == {
-        ("overlapping", 256),
-        ("cached", 256),
+        ("overlapping", 128),
         ("cached", 128),
+        ("cached", 64),
     }
     assert all(row["tokens"] == 1100 and row["rule"] is None for row in static)
     assert next(row["cost"] for row in static if row["window"] == "overlapping") == 1.0
@@ -90,9 +91,9 @@ def test_the_static_model_is_read_to_the_end(found: dict[float, dict[str, Any]])
 @pytest.mark.parametrize(
     ("grid", "settings"),
     [
-        (Windows("overlapping", 512, 256), {}),
-        (Windows("cached", 512, 256), {"every": 4}),
-        (Windows("cached", 512, 128), {"learn": "lora", "every": 2, "cadence": "accumulate"}),
+        (Windows("overlapping", 256, 128), {}),
+        (Windows("cached", 256, 128), {"every": 4}),
+        (Windows("cached", 256, 64), {"learn": "lora", "every": 2, "cadence": "accumulate"}),
     ],
 )
 def test_a_cost_is_that_of_a_long_run(
@@ -101,7 +102,7 @@ def test_a_cost_is_that_of_a_long_run(
     (long,) = written(place, longer=words(4000))
     quiet = ["--limit", 256 * 24, "--compare", "none", "--no-report", "--no-live", "--json"]
     said = []
-    for one in (tuning.Trial(Windows(), FROZEN), tuning.Trial(grid, Learning(learning_rate=1e-4, **settings))):
+    for one in (tuning.Trial(WHOLE, FROZEN), tuning.Trial(grid, Learning(learning_rate=1e-4, **settings))):
         flags = {name: value for name, value in one.settings().items() if value is not None}
         line = shlex.split(tuning.command([long], flags, Machine(model)))[1:]
         summary = driftlm(capsys, *line, *quiet, "--run", tmp_path / str(len(said))).summary
@@ -109,7 +110,7 @@ def test_a_cost_is_that_of_a_long_run(
         said.append(summary["flops_per_token"])
     price = tuning.formulas(load(model))
     learning = Learning(learning_rate=1e-4, **settings)
-    cost = price(tuning.Trial(grid, learning)).of(learning) / price(tuning.Trial(Windows(), FROZEN)).score
+    cost = price(tuning.Trial(grid, learning)).of(learning) / price(tuning.Trial(WHOLE, FROZEN)).score
     assert said[1] / said[0] == pytest.approx(cost, rel=0.04)  # the first windows are not full
 
 
@@ -169,7 +170,13 @@ def test_the_least_that_is_said_is_enough(model: str, text: str, capsys: Capture
     said = driftlm(capsys, "tune", text, "--budget", 0.1, "--model", model).err
     least = float(said.rpartition("give at least ")[2].strip().rstrip("."))
     result = tuning.tuned([text], Machine(model, threads=1), budget=least, unit="flops", limit=1024)
-    assert result["flags"] == {"window": "cached", "context": 512, "stride": result["flags"]["stride"], "learn": "none"}
+    assert result["flags"] == {
+        "window": "cached",
+        "context": 256,
+        "sink": 1,
+        "stride": result["flags"]["stride"],
+        "learn": "none",
+    }
 
 
 def test_seconds_are_measured_once_a_kind(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +208,7 @@ def test_tuning_by_seconds_ends(model: str, text: str) -> None:
 
 
 def test_windows_are_those_that_fit_the_model(place: Path) -> None:
-    assert tuning.grids_of(load(str(tiny_model(place, "gpt2")))) == [Windows()]  # absolute positions are not cached
+    assert tuning.grids_of(load(str(tiny_model(place, "gpt2")))) == [WHOLE]  # absolute positions are not cached
     narrow = load(str(tiny_model(place)))
     narrow.model.config.max_position_embeddings = 100
     assert tuning.grids_of(narrow) == [

@@ -10,6 +10,7 @@ import pytest
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
+from driftlm.streams.windows import Windows
 from driftlm.studies.cells import Cell
 from driftlm.studies.engines import TRIES, Measure, engine_of
 from driftlm.studies.measuring import measure
@@ -86,7 +87,14 @@ def test_a_refusal_is_not_tried_again(engine: str, tmp_path: Path) -> None:
 
 def test_engines_give_the_rows_that_this_process_gives(engine: str, tmp_path: Path) -> None:
     written(tmp_path, a=words(60))
-    reading = Cell("lora", ("a.txt",), 100, learning=Learning("lora", rank=2), model=str(tiny_model(tmp_path)))
+    reading = Cell(
+        "lora",
+        ("a.txt",),
+        100,
+        Windows(context=64, stride=32),
+        learning=Learning("lora", rank=2),
+        model=str(tiny_model(tmp_path)),
+    )
     (row,) = measured(engine, [reading], tmp_path, working.measured_and_threads).values()
     assert row.pop("threads") == 1
     assert without_time(row) == without_time(measure(reading, tmp_path))

@@ -63,7 +63,7 @@ def nats_by_hand(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_overlapping_windows_are_read_behind_what_the_window_before_asked_for(family: str) -> None:
-    memory = filled(family, Windows("overlapping", 12, 4))
+    memory = filled(family, Windows("overlapping", 12, 4, sink=0))
     ids, expected = [BOS, *TEXT], []
     for first in range(1, len(ids), 4):
         new = ids[first : first + 4]
@@ -141,9 +141,9 @@ def windows_of(memory: BankMemory) -> list:  # type: ignore[type-arg]
 
 
 def test_windows_and_modulation_have_to_fit_the_positions() -> None:
-    memory_of("gpt2", Windows("overlapping", 510, 10))
+    memory_of("gpt2", Windows("overlapping", 510, 10, sink=0))
     with pytest.raises(DriftError, match="512 positions"):
-        memory_of("gpt2", Windows("overlapping", 511, 10))
+        memory_of("gpt2", Windows("overlapping", 511, 10, sink=0))
 
 
 def test_it_answers_with_the_newest_and_with_the_older_once_that_is_forgotten() -> None:

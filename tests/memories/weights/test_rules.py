@@ -263,7 +263,7 @@ def test_rules_are_found_by_name() -> None:
         "rms": RMS,
         "relative": Relative,
     }
-    with pytest.raises(DriftError, match="`Learning.rule` was 'sdg'; give one of adam, rms, sgd"):
+    with pytest.raises(DriftError, match="`Learning.rule` was 'sdg'; give one of adam, relative, rms, sgd"):
         rule_class("sdg")
     with pytest.raises(DriftError, match="`Learning.rule` rms needs gradient statistics"):
         RMS(RuleSettings())

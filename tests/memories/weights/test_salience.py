@@ -219,7 +219,7 @@ def test_a_proxy_serves_models_with_its_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(DriftError, match=r"whose tokenizer is not that of 'tiny-llama'; train one for this model"):
         WeightMemory(language_model("llama"), GRID, learning)
     other = load()
-    other.fingerprint = "another with the same tokenizer"
+    other.fingerprint, other.earlier_fingerprint = "another with the same tokenizer", ""
     memory = WeightMemory(other, GRID, learning)
     assert memory.salience is not None and memory.salience.reader is not other  # type: ignore[attr-defined]
     weights = memory.salience.weights(windows_of(memory, RAIN)[0])
