@@ -31,6 +31,13 @@ class Trainable:
     adapter: Any = None
     fresh: bool = False
 
+    def low_rank(self) -> dict[str, tuple[Any, str]]:
+        """By the name of each second factor B that learns: peft's layer, and its adapter's name there."""
+        model = None if self.adapter is None else self.adapter.get_base_model()
+        layers = [(name, one) for name, one in (model.named_modules() if model else ()) if hasattr(one, "lora_B")]
+        found = {f"{name}.lora_B.{key}.weight": (layer, key) for name, layer in layers for key in layer.lora_B}
+        return {name: one for name, one in found.items() if name in self.parameters}
+
     def start_from(self, values: Mapping[str, Tensor]) -> None:
         """Let the parameters begin with given values.
 

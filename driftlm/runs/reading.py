@@ -100,9 +100,12 @@ def resumed(settings: MemorySettings, machine: Machine, stream: Stream) -> Readi
         config,
         latest_checkpoint(folder),
     )
+    asked = settings.learning
+    if asked.rule == Learning(learning_rate=asked.learning_rate).rule:  # nobody asked for it
+        asked = replace(asked, rule=reading.settings.learning.rule)
     for given, kept in (
         (settings.windows, reading.settings.windows),
-        (settings.learning, reading.settings.learning),
+        (asked, reading.settings.learning),
         (settings, reading.settings),
         (settings.options, reading.settings.options),
         (settings.learning.options, reading.settings.learning.options),

@@ -230,7 +230,9 @@ def states() -> Rows:
             Windows(kind, *TINY_GRID),
             Learning("lora", rule="mixture", experts="0,1e-3").strategies(),  # type: ignore[arg-type]
         ),
-        "bundled": lambda kind: bundled_memory(kind, learn="lora"),
+        "bundled": lambda kind: bundled_memory(kind, learn="lora", rule="adam"),
+        "defaults": bundled_memory,
+        "defaults, lora": lambda kind: bundled_memory(kind, learn="lora"),
         "bank": lambda kind: BankMemory(random_networks(TINY_SHAPES), Windows(kind, *TINY_GRID)),  # type: ignore[arg-type]
         "bm25": lambda kind: BM25Memory(tiny("llama"), Windows(kind, *TINY_GRID), k=2, budget=12),  # type: ignore[arg-type]
     }

@@ -231,8 +231,10 @@ def rows_side_by_side() -> Rows:
         found = beside(memory, 3)
         assert memory.counts.rollbacks, "the guard was to go back here"
         yield f"llama, {kind}, guard on, prior used", found
-        yield f"bundled, {kind}, adam", beside(bundled_memory(kind, learn="lora", reset="document"), 4)
-    yield "qwen, cached, adam", beside(tiny_memory("qwen", "cached", learn="lora", reset="document"), 4)
+        for rule in ("adam", "relative"):
+            bundled = bundled_memory(kind, learn="lora", reset="document", rule=rule)
+            yield f"bundled, {kind}, {rule}", beside(bundled, 4)
+    yield "qwen, cached, adam", beside(tiny_memory("qwen", "cached", learn="lora", reset="document", rule="adam"), 4)
     yield (
         "gemma, overlapping, sgd",
         beside(tiny_memory("gemma", "overlapping", learn="lora", reset="document", **RULES["sgd"]), 2),

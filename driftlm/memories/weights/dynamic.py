@@ -106,15 +106,16 @@ class WeightMemory(Memory):
         self.scored: Scored | None = None
         self.events: tuple[Event, ...] = ()
 
-    def new_rule(self) -> Rule:
-        """Return the update rule that the settings name."""
+    def new_rule(self, joined: bool = False) -> Rule:
+        """Return the update rule that the settings name, `joined` for rows whose numbers lie in one tensor."""
         settings, rms, normalizer = self.learning, None, 1.0
         if settings.rule == "rms":
             statistics = Statistics.for_model(self.language_model, settings.statistics)
             rms, normalizer = statistics.of(self.trainable.parameters), statistics.normalizer
         own = RULES.settings(settings.rule, settings.options)
         numbers = settings.momentum, settings.decay, settings.epsilon
-        rule: Rule = rule_class(settings.rule)(RuleSettings(*numbers, self.prior.values, rms, normalizer, own))
+        given = RuleSettings(*numbers, self.prior.values, rms, normalizer, own, self.trainable, joined)
+        rule: Rule = rule_class(settings.rule)(given)
         return rule
 
     def values(self) -> list[Tensor]:

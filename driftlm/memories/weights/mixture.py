@@ -35,7 +35,7 @@ EXAMPLES = {
     "sgd": ((0.0, 0.2, 1e4), Learning(rule="sgd"), False),
     "shared lora adam": (
         (0.0, 1e-2, 3e-3),
-        Learning("lora", rank=4, every=2, cadence="accumulate", reset="document"),
+        Learning("lora", rank=4, rule="adam", every=2, cadence="accumulate", reset="document"),
         True,
     ),
 }

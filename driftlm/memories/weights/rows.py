@@ -48,7 +48,7 @@ class WeightRows:
     """R copies of a memory in weights, each at its own place in the stream.
 
     Args:
-        memory: what every row is a copy of, a plain LoRA by SGD or Adam; it stays at the prior itself.
+        memory: what every row is a copy of, a plain LoRA by any rule but RMS; it stays at the prior itself.
         rows: R.
 
     Attributes:
@@ -81,9 +81,10 @@ class WeightRows:
         self.prior = self.lora.values[0].clone()
         if memory.rule is None or self.learning.rule == "rms":
             raise DriftError(
-                f"`Learning.rule` was {self.learning.rule}, which has no form for rows side by side; give sgd or adam."
+                f"`Learning.rule` was {self.learning.rule}, which has no form for rows side by side; give relative, "
+                f"adam or sgd."
             )
-        self.rule = memory.rule
+        self.rule = memory.new_rule(joined=True)
         rates = torch.full((rows, 1), self.learning.rate(), dtype=torch.float64, device=self.lora.values.device)
         self.state = self.rule.init([self.lora.values], rates)
         self.fresh_state = {name: one[0].clone() for name, one in flat(self.state).items()}  # all rows begin alike

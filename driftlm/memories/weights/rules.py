@@ -19,6 +19,7 @@ from torch.optim.adam import adam
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.registries import RULES
+from driftlm.models.trainable import Trainable
 
 Tensors = list[Tensor]
 RuleState = dict[str, list[Tensor]]  # by name, a tensor for every parameter
@@ -37,6 +38,8 @@ class RuleSettings:
         rms: RMS of the gradients on a text, one tensor a parameter, for the RMS rule.
         normalizer: unweighted mean over all tensors of each tensor's mean RMS.
         own: the settings that a rule's entry in the registry brings, None where it brings none.
+        trainable: what learns, for a rule that asks where in the model a parameter stands.
+        joined: whether all parameters lie one behind the other in a single tensor, (R, P), as those of rows do.
     """
 
     momentum: float = 0.0
@@ -46,6 +49,8 @@ class RuleSettings:
     rms: tuple[Tensor, ...] | None = None
     normalizer: float = 1.0
     own: Any = None
+    trainable: Trainable | None = None
+    joined: bool = False
 
 
 class Rule(Protocol):
@@ -115,22 +120,28 @@ class Adam:
             "exp_avg_sq": [torch.zeros_like(one) for one in parameters],
         }
 
+    def rates(self, rate: Tensor, steps: Tensors) -> list[Tensor]:
+        """Return the rate of every parameter at the step behind as many `steps`, for each of them."""
+        return [rate] * len(steps)
+
     def update(self, gradients: Tensors, state: RuleState, parameters: Tensors, rate: Tensor) -> None:
-        means, squares, (one, two) = state["exp_avg"], state["exp_avg_sq"], self.BETAS
+        means, squares, steps, (one, two) = state["exp_avg"], state["exp_avg_sq"], state["step"], self.BETAS
+        each = zip(parameters, gradients, means, squares, steps, self.rates(rate, steps), strict=True)
         if rate.ndim == 0 and sum(parameter.numel() for parameter in parameters) >= LARGE:
-            adam(
-                parameters, gradients, means, squares, [], state["step"], fused=True, amsgrad=False, maximize=False,
-                lr=rate, beta1=one, beta2=two, eps=self.EPSILON, weight_decay=0.0,
-            )  # fmt: skip
+            for parameter, gradient, mean, square, step, own in each:
+                adam(
+                    [parameter], [gradient], [mean], [square], [], [step], fused=True, amsgrad=False, maximize=False,
+                    lr=own, beta1=one, beta2=two, eps=self.EPSILON, weight_decay=0.0,
+                )  # fmt: skip
             return
-        torch._foreach_add_(state["step"], 1)
+        torch._foreach_add_(steps, 1)
         torch._foreach_lerp_(means, gradients, 1 - one)
         torch._foreach_mul_(squares, two)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - two)
-        for parameter, mean, square, step in zip(parameters, means, squares, state["step"], strict=True):
+        for parameter, _, mean, square, step, own in each:
             count = step.double()
             root = square.sqrt().div_(like((1 - two**count).sqrt(), square)).add_(self.EPSILON)
-            parameter.addcdiv_(mean, root.div_(like(rate / (1 - one**count), root)), value=-1)
+            parameter.addcdiv_(mean, root.div_(like(own / (1 - one**count), root)), value=-1)
 
 
 class RMS:

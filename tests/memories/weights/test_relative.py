@@ -1,28 +1,32 @@
 """The rule `relative`: torch's Adam with a rate for each tensor."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from driftlm import DriftError, Windows
 from driftlm.memories.weights.relative import Relative
+from driftlm.memories.weights.rows import WeightRows
 from driftlm.memories.weights.rules import RuleSettings
 from tests.support.build import read, spelled, weight_memory
 
 
-def test_it_is_adam_with_a_rate_for_each_tensor_by_its_size_and_inputs() -> None:
+def test_it_is_adam_with_a_rate_for_each_tensor_and_four_steps_of_warm_up() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         prior = [torch.randn(6, 16) * 0.3, torch.randn(4, 64), torch.ones(5), torch.zeros(3)]
-        gradients = [[torch.randn_like(one) for one in prior] for _ in range(5)]
+        gradients = [[torch.randn_like(one) for one in prior] for _ in range(7)]
     rate = torch.tensor(0.02, dtype=torch.float64)
     ours, theirs = ([one.clone() for one in prior] for _ in range(2))
     rule = Relative(RuleSettings(prior=prior))
     state = rule.init(ours, rate)
     sizes = [prior[0].square().mean().sqrt() / 4, prior[1].square().mean().sqrt() / 8, torch.tensor(1 / 16)]
     sizes.append(torch.stack(sizes).mean())  # of zeros: as the others
-    groups = [{"params": [one], "lr": 0.02 * size.item()} for one, size in zip(theirs, sizes, strict=True)]
-    adam = torch.optim.Adam(groups)
-    for given in gradients:
+    adam = torch.optim.Adam([{"params": [one]} for one in theirs])
+    for count, given in enumerate(gradients, 1):
+        for group, size in zip(adam.param_groups, sizes, strict=True):
+            group["lr"] = 0.02 * size.item() * min(1, count / 4)
         for one, gradient in zip(theirs, given, strict=True):
             one.grad = gradient.clone()
         adam.step()
@@ -42,9 +46,46 @@ def test_a_model_scaled_up_learns_the_same() -> None:
     torch.testing.assert_close(steps[0], steps[1], atol=1e-5, rtol=1e-4)
 
 
-def test_a_new_lora_is_refused_by_name() -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("learn", ["lora", "dora"])
+def test_the_second_factor_of_a_lora_goes_by_the_map_that_it_is_added_to(family: str, learn: str) -> None:
+    memory = weight_memory(family, Windows(context=16, stride=8), learn=learn, rank=3, rule="relative")
+    assert isinstance(memory.rule, Relative)
+    scales, model = dict(zip(memory.trainable.parameters, memory.rule.scales, strict=True)), memory.language_model.model
+    seconds = [name for name in scales if ".lora_B." in name]
+    for name in seconds:
+        layer = model.get_submodule(name.partition(".lora_B")[0])
+        whole, first = (
+            one.detach().double().square().mean().sqrt() for one in (layer.base_layer.weight, factor(layer))
+        )
+        assert scales[name].item() == pytest.approx((whole / factor(layer).norm()).item(), rel=1e-5)
+        assert scales[name.replace("lora_B", "lora_A")].item() == pytest.approx(
+            (first / factor(layer).shape[1] ** 0.5).item(), rel=1e-5
+        )
+    assert len(seconds) == len([name for name in scales if ".lora_A." in name]) > 6
+
+
+def size(tensor: Any) -> Any:
+    return tensor.detach().double().square().mean().sqrt()
+
+
+def factor(layer: Any) -> Any:
+    """The first factor of a low-rank change, (r, I)."""
+    return layer.lora_A["default"].weight
+
+
+def test_rows_side_by_side_have_the_same_rates() -> None:
+    memory = weight_memory("llama", Windows(context=16, stride=8), learn="lora", rule="relative")
+    rows = WeightRows(memory, 2)
+    assert isinstance(memory.rule, Relative) and isinstance(rows.rule, Relative)
+    parts = zip(memory.rule.scales, memory.prior.values, strict=True)
+    expected = torch.cat([torch.full((one.numel(),), scale.item(), dtype=torch.float64) for scale, one in parts])
+    assert torch.equal(rows.rule.scales[0], expected) and len(rows.rule.scales) == 1
+
+
+def test_what_is_zero_throughout_is_refused() -> None:
     with pytest.raises(DriftError, match="`Learning.rule` relative goes by the size of what changes"):
-        weight_memory("llama", Windows(context=16, stride=8), learn="lora", rule="relative")
+        Relative(RuleSettings(prior=[torch.zeros(2, 3), torch.ones(2), torch.zeros(1)]))
 
 
 def test_it_learns_a_text_that_repeats_itself() -> None:
