@@ -88,7 +88,7 @@ def finished(say: Say) -> Facts:
     moved(Path("runs/finished"))
     refusal = say("read", "--resume", "runs/finished")
     assert refusal.code == 2 and "is finished" in refusal.err, refusal
-    more = ["--from", "runs/finished", "--learn", "lora", *GRID, "--run", "next", *QUIET]
+    more = ["--from", "runs/finished", "--learn", "lora", "--rule", "adam", *GRID, "--run", "next", *QUIET]
     onwards = say("read", "texts/b.txt", *more).summary
     text = say("generate", "the storm", "--from", "runs/finished", "--tokens", 8, "--temperature", 0)
     assert text.code == 0, text
@@ -255,8 +255,8 @@ def exports(say: Say) -> Facts:
     found: Facts = {name: plain_nats(Path("exports", name)) for name in ("peft", "huggingface", "low-rank", "bank")}
     for name in ("peft", "huggingface", "low-rank"):
         base = [] if name == "huggingface" else ["--model", MODEL]
-        start = ["--from", f"exports/{name}", *base, "--learn", "lora", "--rank", 2, *GRID, "--run", f"from-{name}"]
-        found[f"from {name}"] = totals_of(say("read", "texts/b.txt", *start, *QUIET).summary)
+        start = ["--from", f"exports/{name}", *base, "--learn", "lora", "--rule", "adam", "--rank", 2, *GRID]
+        found[f"from {name}"] = totals_of(say("read", "texts/b.txt", *start, "--run", f"from-{name}", *QUIET).summary)
     return found
 
 
