@@ -7,9 +7,6 @@ from driftlm.models.machine import Machine
 from driftlm.runs.settings import Stream
 from driftlm.streams.windows import Windows
 
-# SmolLM2 with a LoRA in cached windows: of 3e-4, 1e-3, 3e-3 and 1e-2 the best on PEPs, a novel and code (docs/log.md).
-RATE = 3e-3
-
 
 def demo(limit: int = 60_000, run: str = "", threads: int = 0, *, real: bool = False) -> int:
     """Watch the bundled model read the documentation of Python's standard library and get better as it goes.
@@ -32,6 +29,6 @@ def demo(limit: int = 60_000, run: str = "", threads: int = 0, *, real: bool = F
     from driftlm.models.fetching import fetch
 
     fetch("smollm2", tell=tell)
-    settings = MemorySettings(Windows("cached"), Learning("lora", learning_rate=RATE))
+    settings = MemorySettings(Windows("cached"), Learning("lora"))
     machine = Machine(model="smollm2", dtype="bfloat16", threads=threads)
     return read(settings, machine, Stream(files=(str(PEPS),), limit=limit, run=run, controls=True))

@@ -23,6 +23,7 @@ else:
 # SGD and Adam take the higher, which text unlike the training needs, RMS the lower, which is safer there. No rate of
 # these suits every model; the relative rule's do (docs/log.md, 2026-12-01), and it is the default.
 DEFAULT_RATES = {"sgd": 0.05, "adam": 3e-4, "relative": 0.03, "rms": 1e-4}
+LOW_RANK_RATES = {"relative": 0.06}  # what changes in few directions alone bears twice as much
 # All weights with Adam, and LoRA with a tenfold rate: on books the best is near the lower end (recipes/results.jsonl:
 # 1e-4, LoRA 3e-3), on text unlike the training ten times that or more. Steps of about 3 keep any rate between two
 # experts close to one of them, and a sixth expert costs 0.2 nats over a fifth: once, however long the stream.
@@ -156,7 +157,10 @@ class Learning:
 
     def rate(self) -> float:
         """Return η: the one given, or the rule's default."""
-        return DEFAULT_RATES.get(self.rule, 1e-4) if self.learning_rate is None else self.learning_rate
+        if self.learning_rate is not None:
+            return self.learning_rate
+        rates = DEFAULT_RATES | (LOW_RANK_RATES if self.learn in ("lora", "dora") else {})
+        return rates.get(self.rule, 1e-4)
 
     def settled(self) -> "Learning":
         """The same with what was left to a default written out."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from driftlm import DriftError, Windows
+from driftlm import DriftError, Learning, Windows
 from driftlm.memories.weights.relative import Relative
 from driftlm.memories.weights.rows import WeightRows
 from driftlm.memories.weights.rules import RuleSettings
@@ -33,6 +33,13 @@ def test_it_is_adam_with_a_rate_for_each_tensor_and_four_steps_of_warm_up() -> N
         rule.update([one.clone() for one in given], state, ours, rate)
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, expected.detach(), atol=1e-6, rtol=1e-6)
+
+
+def test_it_is_the_rule_where_neither_a_rule_nor_a_rate_is_given() -> None:
+    assert (Learning().rule, Learning("lora").rule) == ("relative", "relative")
+    assert (Learning().rate(), Learning("lora").rate(), Learning("lora", rule="adam").rate()) == (0.03, 0.06, 3e-4)
+    assert Learning(learning_rate=1e-3).rule == "adam" and Learning(rule="sgd").rule == "sgd"
+    assert Learning().settled() == Learning(rule="relative", learning_rate=0.03)
 
 
 def test_a_model_scaled_up_learns_the_same() -> None:
