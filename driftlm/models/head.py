@@ -36,18 +36,25 @@ class HeadNats(torch.autograd.Function):
     Where tokens weigh differently, or a graph is walked once more, each chunk is computed again.
 
     With `graph` a backward pass may follow. Without `alike` tokens will weigh differently there, and gradients of
-    weight and bias are left to it.
+    weight and bias are left to it. `spare` may hold a tensor like weight, whose storage a gradient made ahead takes.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, graph: bool, alike: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        graph: bool,
+        alike: bool,
+        spare: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         chunks = Chunks(hidden, weight, bias, targets)
         wanted = ctx.needs_input_grad[:3] if graph else (False, False, False)
         ctx.ahead = None
         if chunks.several and any(wanted) and (alike or not any(wanted[1:])):
-            ctx.ahead = Gradients(hidden, weight, bias, wanted)
+            ctx.ahead = Gradients(hidden, weight, wanted, spare)
         kept: tuple[Tensor | None, Tensor | None] = (None, None)
         nats, finite = [], []
         for part, logits in chunks:
@@ -67,9 +74,9 @@ class HeadNats(torch.autograd.Function):
     def backward(ctx: Any, nats_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         ahead, ctx.ahead = ctx.ahead, None  # the one reference to them, so that nothing has to be copied
         if ahead is not None and ahead.scale(nats_gradient / torch.full_like(nats_gradient, 1 / len(nats_gradient))):
-            return *ahead.found, None, None, None
+            return *ahead.found, None, None, None, None
         hidden, weight, bias, targets, exponentials, total = ctx.saved_tensors
-        gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad[:3])
+        gradients = Gradients(hidden, weight, ctx.needs_input_grad[:3], [])
         chunks = Chunks(hidden, weight, bias, targets)
         if exponentials is not None:
             gradients.add(slice(None), chunks.errors(slice(None), exponentials, total, nats_gradient))
@@ -77,7 +84,7 @@ class HeadNats(torch.autograd.Function):
             for part, logits in chunks:
                 exponentials, _, total = exponentials_in_place(logits)
                 gradients.add(part, chunks.errors(part, exponentials, total, nats_gradient[part]))
-        return *gradients.found, None, None, None
+        return *gradients.found, None, None, None, None
 
 
 @contextmanager
@@ -158,8 +165,8 @@ class Chunks:
 class Gradients:
     """Gradients of a loss with respect to hidden, weight and bias, in this order in `found`, from errors by rows."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
-        self.hidden, self.weight, self.wanted = hidden, weight, wanted
+    def __init__(self, hidden: Tensor, weight: Tensor, wanted: Sequence[bool], spare: list[Tensor]) -> None:
+        self.hidden, self.weight, self.wanted, self.spare = hidden, weight, wanted, spare
         self.found: list[Tensor | None] = [torch.empty_like(hidden) if wanted[0] else None, None, None]
 
     def add(self, part: slice, errors: Tensor) -> None:
@@ -167,8 +174,11 @@ class Gradients:
         (hidden, weight, bias), inputs = self.found, self.hidden[part]
         if hidden is not None:
             torch.mm(errors, self.weight, out=hidden[part])
-        if self.wanted[1]:
-            self.found[1] = errors.T @ inputs if weight is None else torch.addmm(weight, errors.T, inputs, out=weight)
+        if self.wanted[1] and weight is None:
+            place = self.spare.pop() if self.spare else torch.empty_like(self.weight)
+            self.found[1] = torch.mm(errors.T, inputs, out=place)
+        elif weight is not None:
+            torch.addmm(weight, errors.T, inputs, out=weight)
         if self.wanted[2]:
             self.found[2] = errors.sum(0) if bias is None else bias.add_(errors.sum(0))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from driftlm.models.cache import KeyValues
-from driftlm.models.head import HeadNats, every_finite, one_gradient
+from driftlm.models.head import KEPT_LOGITS, HeadNats, every_finite, one_gradient
 from driftlm.models.loading import LanguageModel
 from driftlm.models.modulated import Before, modulating
 from driftlm.streams.windows import Window
@@ -50,6 +50,7 @@ class Scorer:
 
     def __init__(self, language_model: LanguageModel, alike: bool = True) -> None:
         self.language_model, self.model, self.alike = language_model, language_model.model, alike
+        self.spare: list[Tensor] = []
         self.device = language_model.device
         self.head = self.model.get_output_embeddings()
         self.body = self.model.base_model if self.model.base_model is not self.model else None
@@ -104,10 +105,19 @@ class Scorer:
                 nats, finite = F.cross_entropy(logits, targets, reduction="none"), every_finite(logits.detach())
         return Forward(nats, finite, None if cache is None else cache.extended(attended, skip + cache.sink))
 
+    def take_gradient(self, parameter: Tensor) -> None:
+        """Use the storage of the head's gradient, which nobody needs any more, for the next one made in chunks.
+
+        Of a large one that is memory which the system would have to give, and clear, anew for every window.
+        """
+        gradient = parameter.grad
+        if parameter is self.head.weight and gradient is not None:
+            self.spare = [gradient] if gradient.numel() > KEPT_LOGITS and gradient.is_contiguous() else []
+
     def nats_of(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Map hidden (S, D), targets (S) -> nats (S), finite (S) by a head that is last."""
-        graph = torch.is_grad_enabled()
-        nats, finite = HeadNats.apply(hidden, self.head.weight, self.head.bias, targets, graph, self.alike)
+        graph, spare = torch.is_grad_enabled(), self.spare
+        nats, finite = HeadNats.apply(hidden, self.head.weight, self.head.bias, targets, graph, self.alike, spare)
         return nats, finite
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ def test_values_and_gradients_are_those_of_cross_entropy(
 ) -> None:
     hidden, weight, offset, targets = head(torch.float32, bias, scale)
     inputs = [hidden, weight] + ([offset] if offset is not None else [])
-    nats, finite = HeadNats.apply(hidden, weight, offset, targets, True, alike)
+    nats, finite = HeadNats.apply(hidden, weight, offset, targets, True, alike, [])
     assert nats.dtype == torch.float32 and bool(finite.all())
     weights = WEIGHTS[weighing]
     ours = torch.autograd.grad((nats * weights).sum(), inputs)
@@ -75,7 +75,7 @@ def test_the_gradient_is_the_slope(monkeypatch: pytest.MonkeyPatch, rows: int) -
     hidden, weight, offset, targets = head(torch.float64, True, 0.3)
 
     def mean(*inputs: Tensor) -> Tensor:
-        return HeadNats.apply(*inputs, targets, True, True)[0].mean()
+        return HeadNats.apply(*inputs, targets, True, True, [])[0].mean()
 
     assert torch.autograd.gradcheck(mean, (hidden, weight, offset), eps=3e-3, atol=1e-3, rtol=1e-3)
 
@@ -84,13 +84,13 @@ def test_the_gradient_is_the_slope(monkeypatch: pytest.MonkeyPatch, rows: int) -
 def test_only_what_asks_for_a_gradient_gets_one(chunks: None, learned: tuple[bool, bool]) -> None:
     hidden, weight, _, targets = head(torch.float32, False)
     hidden, weight = hidden.detach().requires_grad_(learned[0]), weight.detach().requires_grad_(learned[1])
-    HeadNats.apply(hidden, weight, None, targets, True, True)[0].sum().backward()
+    HeadNats.apply(hidden, weight, None, targets, True, True, [])[0].sum().backward()
     assert [hidden.grad is not None, weight.grad is not None] == list(learned)
 
 
 def test_a_second_backward_is_refused_and_never_wrong() -> None:
     hidden, weight, _, targets = head(torch.float32, False)
-    total = HeadNats.apply(hidden, weight, None, targets, True, True)[0].sum()
+    total = HeadNats.apply(hidden, weight, None, targets, True, True, [])[0].sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         total.backward()
@@ -106,7 +106,7 @@ def test_no_more_logits_than_a_chunk_and_no_product_twice(
     hidden, weight, _, targets = head(torch.float32, False)
     weight.requires_grad_(learns)
     with Rows() as rows, FlopCounterMode(display=False) as counter:
-        nats, _ = HeadNats.apply(hidden, weight, None, targets, True, alike)
+        nats, _ = HeadNats.apply(hidden, weight, None, targets, True, alike, [])
         (nats * WEIGHTS[weighing]).sum().backward()
     assert rows.most == 3
     products = counter.get_total_flops() // (2 * S * V * D)
@@ -130,18 +130,31 @@ class Rows(TorchDispatchMode):
         return result
 
 
+def test_a_gradient_takes_the_storage_that_is_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "KEPT_LOGITS", 3 * V)
+    hidden, weight, _, targets = head(torch.float32, False)
+    spare, found = [torch.full_like(weight.detach(), math.nan)], []
+    place = spare[0].data_ptr()
+    for _ in range(2):
+        HeadNats.apply(hidden, weight, None, targets, True, True, spare)[0].mean().backward()
+        found.append(weight.grad)
+        weight.grad = None
+    assert [one.data_ptr() == place for one in found] == [True, False] and not spare
+    assert torch.equal(*found) and bool(found[0].isfinite().all())
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_chunks_go_back_more_than_once(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(head_module, "KEPT_LOGITS", rows * V)
     hidden, weight, offset, targets = head(torch.float32, True)
-    total = HeadNats.apply(hidden, weight, offset, targets, True, True)[0].mean()
+    total = HeadNats.apply(hidden, weight, offset, targets, True, True, [])[0].mean()
     first, again = (torch.autograd.grad(total, [hidden, weight, offset], retain_graph=True) for _ in range(2))
     torch.testing.assert_close(again, first, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_is_summed_in_float32(chunks: None) -> None:
     hidden, weight, _, targets = head(torch.bfloat16, False)
-    nats, _ = HeadNats.apply(hidden, weight, None, targets, True, True)
+    nats, _ = HeadNats.apply(hidden, weight, None, targets, True, True, [])
     nats.mean().backward()
     expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
     assert nats.dtype == torch.float32 and torch.allclose(nats, expected, atol=1e-6)
@@ -160,8 +173,8 @@ def test_a_logit_that_is_not_finite_is_found_wherever_it_stands(chunks: None, va
     for row in range(V):
         broken = weight.clone()
         broken[row, 0] = value
-        assert not HeadNats.apply(hidden, broken, None, torch.zeros(3, dtype=torch.long), False, True)[1].any()
-    assert HeadNats.apply(hidden, weight, None, torch.zeros(3, dtype=torch.long), False, True)[1].all()
+        assert not HeadNats.apply(hidden, broken, None, torch.zeros(3, dtype=torch.long), False, True, [])[1].any()
+    assert HeadNats.apply(hidden, weight, None, torch.zeros(3, dtype=torch.long), False, True, [])[1].all()
     logits = torch.randn(4, V)
     logits[2, 3] = value
     assert every_finite(logits).tolist() == [True, True, False, True]
@@ -175,7 +188,7 @@ def test_finite_logits_give_finite_nats_or_are_called_not_finite() -> None:
     assert every_finite(rows).tolist() == [True, False, False]
     hidden, weight = torch.eye(3), rows.T.contiguous()
     for target in range(3):
-        nats, finite = HeadNats.apply(hidden, weight, None, torch.full((3,), target), False, True)
+        nats, finite = HeadNats.apply(hidden, weight, None, torch.full((3,), target), False, True, [])
         assert finite.tolist() == [True, False, False] and bool(nats[finite].isfinite().all())
 
 

@@ -1,6 +1,7 @@
 """Windows become nats in one place; here it is held against transformers' own logits, of every family."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,13 @@ from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2Fo
 
 from driftlm import WeightMemory, Windows
 from driftlm.memories.weights.learning import Learning
-from driftlm.models import scoring
+from driftlm.models import head, scoring
 from driftlm.models.cache import KeyValues
 from driftlm.models.loading import LanguageModel
 from driftlm.models.scoring import Scorer
 from driftlm.streams.windows import Window, split
 from tests.support.build import TOKENIZER, language_model
+from tests.support.counted_windows import weighing
 from tests.support.families import BOS, FAMILIES, VOCABULARY, random_ids
 
 
@@ -95,3 +97,29 @@ def test_scoring_alone_keeps_no_graph_and_learning_needs_no_second_forward(monke
         memory.score(one)
         memory.learn(one)
     assert forwards == [False, True, False, True, False] and memory.counts.updates == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])  # the latter's head is its embeddings
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"every": 2, "cadence": "accumulate"}, {"learn": "lora"}, {"learn": "norms"}, {"salience": "tfidf"}],
+    ids=str,
+)
+def test_a_large_vocabulary_is_learned_from_as_a_small_one(
+    monkeypatch: pytest.MonkeyPatch, family: str, settings: dict[str, Any]
+) -> None:
+    ids, learned = random_ids(45), []
+    for kept in (1 << 25, 3 * VOCABULARY):
+        for module in (head, scoring):
+            monkeypatch.setattr(module, "KEPT_LOGITS", kept)
+        learning = Learning(rule="sgd", learning_rate=0.1, **settings)
+        memory = weighing(WeightMemory(language_model(family), Windows("cached", 16, 8), learning))
+        for one in split("d", ids, range(1, len(ids)), memory.windows):
+            memory.score(one)
+            memory.learn(one)
+        memory.finish("d")
+        assert memory.counts.updates > 2 and bool(memory.scorer.spare) == (kept < 1 << 25 and "learn" not in settings)
+        learned.append(memory.values())
+    torch.testing.assert_close(learned[1], learned[0], rtol=1e-4, atol=1e-6)
+    moved = zip(learned[0], memory.prior.values, strict=True)
+    assert max((one - prior).abs().max() for one, prior in moved) > 1e-3

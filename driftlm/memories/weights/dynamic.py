@@ -119,7 +119,7 @@ class WeightMemory(Memory):
         return rule
 
     def values(self) -> list[Tensor]:
-        """Return the parameters' own storage, one tensor each."""
+        """The parameters' own storage, one tensor each."""
         return [parameter.data for parameter in self.parameters]
 
     def numbers(self) -> dict[str, Tensor]:
@@ -254,6 +254,7 @@ class WeightMemory(Memory):
     def drop_gradients(self) -> None:
         """Forget the gradients that the parameters hold."""
         for parameter in self.parameters:
+            self.scorer.take_gradient(parameter)
             parameter.grad = None
 
     def prior_nats(self, window: Window, before: Before) -> Tensor:
