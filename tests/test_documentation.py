@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from driftlm.memories.weights.learning import DEFAULT_RATES
 from driftlm.memories.weights.rules import RuleSettings
 from tests.support.pages import commands_shown, missing_in
 
@@ -115,9 +116,26 @@ def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
         *((f"{squad['none']['nats']:.2f}", f"{squad[memory]['nats']:.2f}") for memory in ("uniform+bm25", "bank")),
         (static[books], cells["| overlapping", "LoRA r=8", "sgd 1"][books]),
     ]
+    _, headline = results_of_readme()
+    assert re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \|.*\|$", headline, flags=re.MULTILINE) == measured
+
+
+def results_of_readme() -> list[str]:
+    """Its results with a real model, and those with the bundled one."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \|.*\|$", readme, flags=re.MULTILINE)
-    assert shown == measured
+    return [readme.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0] for name in ("real", "headline")]
+
+
+def test_the_readings_in_the_readme_are_those_of_the_defaults_on_a_real_model() -> None:
+    held = json.loads((ROOT / "recipes" / "results" / "smollm2" / "reading.json").read_bytes())
+    real, _ = results_of_readme()
+    for row in held["rows"]:
+        change, low, high = (f"{100 * one:+.1f}".replace("-", "−") for one in (row["change"], *row["change_interval"]))
+        bits = f"{row['static_bits_per_byte']:.3f} | {row['bits_per_byte']:.3f}"
+        assert f"\n| {row['name']} | {bits} | {change} % ({low} to {high}) |\n" in real
+        assert row["learning"] == {"learn": "all", "rule": "relative", "learning_rate": DEFAULT_RATES["relative"]}
+        assert f"{row['tokens']:,} tokens" in real
+    assert real.count("\n| ") == len(held["rows"]) + 1
 
 
 def rows_of(name: str) -> dict[str, dict[str, Any]]:
