@@ -71,6 +71,18 @@ def described(machine: Machine) -> dict[str, Any]:
     }
 
 
+def layers_of(name: str) -> int:
+    """Return the number of transformer blocks of a model, whose weights stay where they are; the bundled one's of "".
+
+    Example:
+        >>> layers_of("")
+        6
+    """
+    source = source_of(name or None)
+    with no_progress_bar(), parsed_once(source.file) if source.gguf else nullcontext():
+        return int(config_of(source, online=False).get_text_config().num_hidden_layers)
+
+
 @torch.no_grad()
 def operations_per_second(width: int, dtype: str, device: str) -> float:
     """Return how fast a linear map of width D to 4 D takes 256 tokens, the best of five."""

@@ -12,12 +12,12 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import by_text, concluded, figure, mean_of, measured, point
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import CACHED, OTHER_BOOKS, PEPS, RECENT_PEPS, SHIFT, SPEECHES, first
 
 EVERY = (2, 4, 8, 16)
 ALWAYS, DECIDING, KEPT = "every 1", "skip 4", 0.5
 CADENCES: tuple[Cadence, ...] = ("skip", "accumulate")
-TEXTS = (OTHER_BOOKS[0], DRIFT[0], SHIFT[0], DRIFT[2], OTHER_BOOKS[2])
+TEXTS = (RECENT_PEPS, OTHER_BOOKS[0], SPEECHES, SHIFT[0], PEPS, OTHER_BOOKS[2])
 
 
 def learnings() -> Iterator[tuple[str, Learning]]:

@@ -4,14 +4,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from driftlm.core.errors import DriftError
 from driftlm.memories.weights.learning import Learning
 from driftlm.storage.files import sha256_of
 from driftlm.streams.windows import Windows
 
-LATER: dict[str, Any] = {"protect": "none", "options": {}}  # settings that the keys of earlier rows do not hold
+# Settings that the keys of earlier rows do not hold, as they were then.
+LATER: dict[str, Any] = {"dtype": "float32", "learning": {"protect": "none", "options": {}}}
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,15 @@ class Cell:
         tokens: most that are read, of all texts together; each text gives an equal share.
         windows: how documents are cut.
         learning: what changes, by which rule.
-        model: folder; empty for the bundled model.
+        model: folder, GGUF file or name of a fetched one; empty for the bundled model.
+        dtype: that it computes in.
         order: `given`, text after text; `shuffled`, by document; `documents:K` and `tokens:N`, by turns from every
             text K documents or N tokens. Always the same tokens; where a document is cut for its turn, each part is a
             document of its own.
         skip: tokens of each text that come before those that are read, and are left out.
-        tuned: passes of Adam over the skipped part; the prior is what they leave.
-        hindsight: passes of Adam over what is read itself: fixed parameters that know the text.
-        rate: η at the first step of those passes.
+        tuned: passes over the skipped part, in all weights; the prior is what they leave.
+        hindsight: passes over what is read itself: fixed parameters that know the text.
+        rate: η of the rule relative at the first step of those passes.
         seed: of the shuffling, of the order of the passes' windows, and of a LoRA.
 
     Example:
@@ -47,6 +49,7 @@ class Cell:
     windows: Windows = Windows()  # noqa: RUF009 - frozen
     learning: Learning = Learning()  # noqa: RUF009 - frozen
     model: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
     order: str = "given"
     skip: int = 0
     tuned: int = 0
@@ -90,14 +93,30 @@ class Cell:
             data: the folder that the texts are in.
             fingerprint: of the model, in whose place its folder does not count.
         """
-        held: dict[str, Any] = asdict(self) | {"model": fingerprint, "learning": self.learning.described()}
-        for name, default in LATER.items():
-            if held["learning"][name] == default:
-                del held["learning"][name]
+        held = without(asdict(self) | {"model": fingerprint, "learning": self.learning.described()}, LATER)
+        if self.tuned or self.hindsight:
+            held["passes"] = "relative"  # those of earlier rows were Adam's
         digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode())
         for one in self.texts:
             digest.update(hash_of(data / one).encode())
         return digest.hexdigest()
+
+
+def without(settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without those that came later and are as they were before.
+
+    Example:
+        >>> without({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}})
+        {'b': {'d': 3}}
+    """
+    kept = {}
+    for name, value in settings.items():
+        before = later.get(name, ...)
+        if isinstance(value, dict) and isinstance(before, dict) and value != before:
+            kept[name] = without(value, before)
+        elif value != before:
+            kept[name] = value
+    return kept
 
 
 def hash_of(path: Path) -> str:

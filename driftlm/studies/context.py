@@ -15,11 +15,11 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean_of, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import MINUTES, OTHER_BOOKS, PEPS, RECENT_PEPS, SHIFT, by_turns, first
 
 STATIC, LEARNING = "static", "learning"
 CONTEXTS = {STATIC: (128, 256, 512, 1024), LEARNING: (128, 256, 512)}
-SHIFTED = (*SHIFT, *DRIFT[1:])
+SHIFTED = (RECENT_PEPS, *SHIFT, MINUTES, PEPS)
 BOOKS = OTHER_BOOKS[:4]
 LONG, SHORT = "static C=1024", "learning C=256"
 KINDS = {"under shift": SHIFTED, "books": BOOKS}
@@ -28,7 +28,7 @@ KINDS = {"under shift": SHIFTED, "books": BOOKS}
 def readings(scale: Scale) -> list[Cell]:
     """Return static contexts, overlapping by three quarters, and cached contexts that learn."""
     cells = []
-    for text in (text for texts in KINDS.values() for text in first(texts, scale.texts)):
+    for text in by_turns(*(first(texts, scale.texts) for texts in KINDS.values())):
         for length in CONTEXTS[STATIC]:
             grid = Windows("overlapping", length, length // 4)
             cells.append(Cell(f"{STATIC} C={length}", (text,), scale.tokens, grid, Learning("none")))

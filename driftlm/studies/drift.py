@@ -15,16 +15,16 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, measured, point, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import DRIFT, MINUTES, OTHER_BOOKS, PEPS, SHIFT, SPEECHES, first
 
 WHOLE, DATED, SHUFFLED = "one piece", "by date", "shuffled"
 SEGMENTS, DOCUMENTS = (1_024, 4_096, 16_384, 65_536), (1, 4, 16)
 APART = Windows("overlapping", 512, 512)
 PAIRS = (
-    (DRIFT[0], DRIFT[2]),
-    (DRIFT[1], DRIFT[2]),
+    (SPEECHES, PEPS),
+    (MINUTES, PEPS),
     SHIFT,
-    (DRIFT[0], DRIFT[1]),
+    (SPEECHES, MINUTES),
     (OTHER_BOOKS[0], OTHER_BOOKS[2]),
 )
 

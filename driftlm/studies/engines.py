@@ -24,17 +24,24 @@ ENGINES = {"local": "driftlm.studies.engines:local", "ray": "driftlm.studies.ray
 TRIES = 3  # of a reading whose worker was lost, or that failed for no reason that a user can mend
 
 Measure = Callable[[Cell, Path], Row]
+MayBegin = Callable[[], bool]
+
+
+def always() -> bool:
+    """Let every reading begin."""
+    return True
 
 
 class Engine(Protocol):
     """Measures readings and gives each with its row as soon as it is there; the order is not promised.
 
     A reading whose worker is lost, or that fails, is tried again, `TRIES` times in all; one that is refused (a
-    `DriftError`) ends the study at once. Every worker uses one thread, so that rows do not depend on the engine.
+    `DriftError`) ends the study at once. Before each it is asked whether one
+    may begin. Every worker uses one thread, so that rows do not depend on the engine.
     """
 
     def __call__(
-        self, readings: Sequence[Cell], data: Path, workers: int, measure: Measure
+        self, readings: Sequence[Cell], data: Path, workers: int, measure: Measure, may_begin: MayBegin = always
     ) -> Iterator[tuple[Cell, Row]]: ...
 
 
@@ -78,16 +85,22 @@ class Attempts:
 
     Attributes:
         waiting: with their place in the study.
+        may_begin: says whether another may.
         failures: by place, what happened each time.
     """
 
     waiting: deque[tuple[int, Cell]]
+    may_begin: MayBegin
     failures: dict[int, list[str]] = field(default_factory=dict)
 
     @staticmethod
-    def of(readings: Sequence[Cell]) -> "Attempts":
+    def of(readings: Sequence[Cell], may_begin: MayBegin) -> "Attempts":
         """Return the attempts of which none was tried yet."""
-        return Attempts(deque(enumerate(readings)))
+        return Attempts(deque(enumerate(readings)), may_begin)
+
+    def are_left(self) -> bool:
+        """Return whether a reading may begin."""
+        return bool(self.waiting) and self.may_begin()
 
     def row(self, place: int, reading: Cell, answer: Mapping[str, Any]) -> Row | None:
         """Return the row of an answer; None where the reading is to be tried again.
@@ -158,17 +171,19 @@ class Worker:
         self.connection.close()
 
 
-def local(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
+def local(
+    readings: Sequence[Cell], data: Path, workers: int, measure: Measure, may_begin: MayBegin = always
+) -> Iterator[tuple[Cell, Row]]:
     """Yield the `local` engine: processes on this machine; `workers` 0 is one a core."""
-    attempts = Attempts.of(readings)
+    attempts = Attempts.of(readings, may_begin)
     running: list[Worker] = []
     most = min(workers or cores(), len(readings))
     try:
-        while attempts.waiting or any(worker.at for worker in running):
+        while attempts.are_left() or any(worker.at for worker in running):
             while len(running) < most:
                 running.append(Worker.start(data, measure))
             for worker in running:
-                if worker.at is None and attempts.waiting:
+                if worker.at is None and attempts.are_left():
                     worker.give(attempts.waiting.popleft())
             ready = wait([worker.connection for worker in running if worker.at])
             for worker in [one for one in running if one.connection in ready]:

@@ -13,7 +13,7 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, combined, concluded, figure, measured, plain, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, by_turns, first
 
 BEFORE, TRAINED = "no training", 2  # tokens trained on for one that is read
 PASSES = (1, 4)
@@ -31,11 +31,11 @@ DECIDING = after(PASSES[-1])
 def readings(scale: Scale) -> list[Cell]:
     """Return the same part of every text, read from both priors."""
     cells = []
-    for text in (text for texts in KINDS for text in first(texts, scale.texts)):
+    for text in by_turns(*(first(texts, scale.texts) for texts in KINDS)):
         trained = TRAINED * scale.tokens
         cells.append(Cell(BEFORE, (text,), scale.tokens, CACHED, skip=trained))
         for passes in PASSES:
-            rate = DEFAULT_RATES["adam"]
+            rate = DEFAULT_RATES["relative"]
             cells.append(Cell(after(passes), (text,), scale.tokens, CACHED, skip=trained, tuned=passes, rate=rate))
     return cells
 

@@ -3,51 +3,46 @@
 Rule, of two parts. For every text, the gain of a LoRA of rank 8 less 90 % of the gain of all weights: its mean over
 texts lies with its whole 95 % interval above 0 (supported) or below it (not supported). And the LoRA's bytes of
 values, priors, gradients, copies and moments are at most a tenth of those of all weights. Where all weights gain
-nothing on average there is nothing to keep, and nothing is decided. Adam's rates for ranks 1, 8 and 64 and for norms
-were chosen on the two development books alone, which are not among the texts; the others follow from them.
+nothing on average there is nothing to keep, and nothing is decided. Every setting learns by the default rule and rate.
 """
 
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
+from driftlm.memories.weights.learning import Learning
+from driftlm.models.inspection import layers_of
 from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
-from driftlm.studies.rows import by_text, combined, concluded, figure, mean_of, measured, point
+from driftlm.studies.rows import by_text, combined, concluded, figure, mean_of, measured, point, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study, Verdict
-from driftlm.studies.texts import CACHED, DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import CACHED, OTHER_BOOKS, PEPS, RECENT_PEPS, SHIFT, SPEECHES, first
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 WHOLE, DECIDING, KEPT, MEMORY = "all weights", "rank 8", 0.9, 0.1
-RATE = 3e-3  # of LoRA and DoRA of rank 8, and of norms
-PLACES = {"first layers": "0-1", "middle layers": "2-3", "last layers": "4-5"}  # of the bundled model's six
-TEXTS = (OTHER_BOOKS[0], DRIFT[0], SHIFT[0], OTHER_BOOKS[1], DRIFT[2], OTHER_BOOKS[2])
+PLACES = ("first layers", "middle layers", "last layers")
+TEXTS = (RECENT_PEPS, OTHER_BOOKS[0], SPEECHES, SHIFT[0], OTHER_BOOKS[1], PEPS, OTHER_BOOKS[2])
 
 
-def learnings() -> dict[str, Learning]:
+def learnings(layers: int) -> dict[str, Learning]:
     """Return the settings by name; rank 8 in every linear map of every layer but where the name says otherwise."""
-    found = {WHOLE: Learning(learning_rate=DEFAULT_RATES["adam"])}
-    found |= {f"rank {rank}": Learning("lora", rank=rank, learning_rate=rate_of(rank)) for rank in RANKS}
-    found |= {name: Learning("lora", target_modules=name, learning_rate=RATE) for name in ("attention", "mlp")}
-    found |= {name: Learning("lora", layers=layers, learning_rate=RATE) for name, layers in PLACES.items()}
-    return found | {
-        "DoRA": Learning("dora", learning_rate=RATE),
-        "norms": Learning("norms", learning_rate=RATE),
-    }
+    found = {WHOLE: Learning()} | {f"rank {rank}": Learning("lora", rank=rank) for rank in RANKS}
+    found |= {name: Learning("lora", target_modules=name) for name in ("attention", "mlp")}
+    found |= {name: Learning("lora", layers=those) for name, those in thirds(layers).items()}
+    return found | {"DoRA": Learning("dora"), "norms": Learning("norms")}
 
 
-def rate_of(rank: int) -> float:
-    """Return the rate of Adam in a LoRA: the more rank, the further one rate moves the model.
-
-    On the development books 1e-2 is better than 3e-3 at rank 1, 3e-3 than 1e-3 at rank 8, 1e-3 than 3e-3 at rank 64.
+def thirds(layers: int) -> dict[str, str]:
+    """Return the thirds of a model's layers; none of fewer than three.
 
     Example:
-        >>> [round(rate_of(rank), 5) for rank in (1, 8, 64)]
-        [0.00849, 0.003, 0.00106]
-
-    Source: Kalajdzievski 2023 (arXiv 2312.03732): a LoRA's step goes with the square root of its rank.
+        >>> thirds(30)
+        {'first layers': '0-9', 'middle layers': '10-19', 'last layers': '20-29'}
+        >>> thirds(4)["middle layers"], thirds(2)
+        ('1-2', {})
     """
-    return RATE * math.sqrt(8 / rank)
+    ends = [round(layers * place / len(PLACES)) for place in range(len(PLACES) + 1)]
+    parts = [f"{start}-{stop - 1}" for start, stop in pairwise(ends)]
+    return dict(zip(PLACES, parts, strict=True)) if layers >= len(PLACES) else {}
 
 
 def readings(scale: Scale) -> list[Cell]:
@@ -55,7 +50,7 @@ def readings(scale: Scale) -> list[Cell]:
     return [
         Cell(name, (text,), scale.tokens, CACHED, learning, seed=seed)
         for text in first(TEXTS, scale.texts)
-        for name, learning in learnings().items()
+        for name, learning in learnings(layers_of(scale.model)).items()
         for seed in range(scale.seeds if learning.learn in ("lora", "dora") else 1)
     ]
 
@@ -71,8 +66,7 @@ def conclude(rows: Sequence[Row]) -> Conclusion:
             "gain": figure(over_texts(by_text(rows, name, "gain"))),
             **{value: mean_of(rows, name, value) for value in ("memory_bytes", "flops_per_token")},
         }
-        for name in learnings()
-        if by_text(rows, name, "gain")
+        for name in settings_of(rows)
     }
     figures = {"gain_above_nine_tenths": figure(above), "memory": memory, "settings": table}
     verdict = combined(above.verdict("above"), fits) if over_texts(whole).mean > 0 else "undecided"
@@ -94,7 +88,7 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
     """Return the gain by setting, and against memory and FLOPs."""
     from driftlm.studies.drawing import dots, fronts
 
-    found = [name for name in learnings() if by_text(rows, name, "gain")]
+    found = settings_of(rows)
     gains = {name: by_text(rows, name, "gain") for name in found}
     caption = "Mean over texts; bars are 95 % intervals over texts."
     result = [

@@ -50,8 +50,8 @@ class Passed:
 def measure(reading: Cell, data: Path) -> dict[str, Any]:
     """Read what a reading names and return its row, plain JSON.
 
-    The static model reads first, then come the passes of Adam where there are any, then the memory. Adam's rate falls
-    linearly to 0, and windows come in random order, overlapping whatever the reading's are.
+    The static model reads first, then come the passes where there are any, then the memory. The rate of the passes
+    falls linearly to 0, and windows come in random order, overlapping whatever the reading's are.
 
     Args:
         reading: what is read, and by what.
@@ -61,10 +61,10 @@ def measure(reading: Cell, data: Path) -> dict[str, Any]:
         `setting`, `text`, `seed`; `tokens`, `bytes`; `nats` and `bits_per_byte` of the memory,
         `static_bits_per_byte` of the untouched model, `prior_bits_per_byte` of the tuned one that does not learn as it
         reads (None without passes), `gain` (the fraction of the static model's bits that are saved); `parameters` of
-        the model; `updates`, `rollbacks`; `flops_per_token`, `bytes_moved_per_token` and `static_flops_per_token` by
-        formula (None where that is unknown; without the passes); `seconds` of the memory alone; `memory_bytes` of what
-        learns: values, prior, gradient, the guard's copy, the rule's moments; `positions`, sums by powers of two of a
-        token's place in its document; `experts` of a mixture; `reading` itself.
+        the model, and its `fingerprint`; `updates`, `rollbacks`; `flops_per_token`, `bytes_moved_per_token` and
+        `static_flops_per_token` by formula (None where that is unknown; without the passes); `seconds` of the memory
+        alone; `memory_bytes` of what learns: values, prior, gradient, the guard's copy, the rule's moments;
+        `positions`, sums by powers of two of a token's place in its document; `experts` of a mixture; `reading` itself.
 
     Raises:
         DriftError: where the text or the model cannot be read.
@@ -72,7 +72,7 @@ def measure(reading: Cell, data: Path) -> dict[str, Any]:
     Source: Rannen-Triki et al. 2024, section 3, for what is compared; Krause et al. 2018 for the reading.
     """
     before = before_learning(frozen(reading), data)
-    loaded = loaded_model(reading.model)
+    loaded = loaded_model(reading.model, reading.dtype)
     language_model = Tokenized.of(replace(loaded, model=copy.deepcopy(loaded.model)), before.parts)
     learning = completed(reading, language_model)
     static = prior = adapted = before.static
@@ -99,6 +99,7 @@ def measure(reading: Cell, data: Path) -> dict[str, Any]:
         "prior_bits_per_byte": prior.totals.bits_per_byte if reading.tuned or reading.hindsight else None,
         "gain": 1 - totals.nats / static.totals.nats,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "fingerprint": loaded.fingerprint,
         "updates": memory.counts.updates,
         "rollbacks": memory.counts.rollbacks,
         "flops_per_token": cost["flops_per_token"],
@@ -130,9 +131,9 @@ class Before:
 
 
 @lru_cache(maxsize=1)
-def loaded_model(name: str) -> LanguageModel:
+def loaded_model(name: str, dtype: str) -> LanguageModel:
     """Return the model of a reading, as it was loaded: learn in a copy."""
-    return load(name or None)
+    return load(name or None, dtype=dtype)
 
 
 def frozen(reading: Cell) -> Cell:
@@ -144,7 +145,7 @@ def frozen(reading: Cell) -> Cell:
 @lru_cache(maxsize=32)
 def before_learning(reading: Cell, data: Path) -> Before:
     """Let the static model read what a reading that learns nothing names."""
-    loaded = loaded_model(reading.model)
+    loaded = loaded_model(reading.model, reading.dtype)
     skipped, parts = parts_of(loaded, reading, data)
     untouched = WeightMemory(Tokenized.of(loaded, parts), reading.windows, FROZEN)
     with TemporaryDirectory() as folder:
@@ -177,9 +178,9 @@ def passed(memory: Memory, log: Path) -> Passed:
 
 
 def tune(language_model: LanguageModel, parts: Sequence[Part], reading: Cell) -> None:
-    """Pass with Adam over all windows of the parts, in all weights, which the model keeps."""
+    """Pass over all windows of the parts, in all weights, which the model keeps."""
     grid = replace(reading.windows, window="overlapping")
-    memory = WeightMemory(language_model, grid, Learning(rule="adam", learning_rate=reading.rate))
+    memory = WeightMemory(language_model, grid, Learning(rule="relative", learning_rate=reading.rate))
     windows = [window for part in parts for window in split(part.id, part.ids, part.byte_ends, grid)]
     order = random.Random(reading.seed)
     assert memory.rule is not None

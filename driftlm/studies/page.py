@@ -124,6 +124,8 @@ def origins(result: Mapping[str, Any]) -> list[list[str]]:
     seconds = sum(row.get("seconds") or 0 for row in result["rows"])
     facts = {
         "readings": f"{len(result['rows']):,}, {seconds:,.0f} s of reading",
+        "missing readings": result.get("missing"),
+        "models": ", ".join(name or "bundled" for name in result.get("models", ())),
         "scale": listed(result["scale"]),
         "seeds": ", ".join(map(str, result.get("seeds", ()))),
         "engine": result.get("engine"),

@@ -8,13 +8,15 @@ from typing import Any
 
 from driftlm.core.errors import DriftError
 from driftlm.studies.cells import Cell
-from driftlm.studies.engines import Attempts, Measure, answered, one_thread
+from driftlm.studies.engines import Attempts, MayBegin, Measure, always, answered, one_thread
 from driftlm.studies.study import Row
 
 ADDRESS = "RAY_ADDRESS"
 
 
-def ray_cluster(readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
+def ray_cluster(
+    readings: Sequence[Cell], data: Path, workers: int, measure: Measure, may_begin: MayBegin = always
+) -> Iterator[tuple[Cell, Row]]:
     """Measure on the cluster that RAY_ADDRESS names, or on a Ray of this machine that ends with the study.
 
     Every machine of the cluster needs this package and the data under the same absolute path.
@@ -24,6 +26,7 @@ def ray_cluster(readings: Sequence[Cell], data: Path, workers: int, measure: Mea
         data: the folder of texts.
         workers: readings at a time; 0 is what the cluster has cores for.
         measure: makes a row.
+        may_begin: says before each whether it may.
 
     Raises:
         DriftError: when Ray is missing, or a reading cannot be measured.
@@ -38,23 +41,27 @@ def ray_cluster(readings: Sequence[Cell], data: Path, workers: int, measure: Mea
             here["num_cpus"] = workers
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
-        yield from on(ray, readings, data.resolve(), workers, measure)
+        yield from on(ray, readings, data.resolve(), workers, measure, may_begin)
     finally:
         if ours:
             ray.shutdown()
 
 
-def on(ray: Any, readings: Sequence[Cell], data: Path, workers: int, measure: Measure) -> Iterator[tuple[Cell, Row]]:
+def on(
+    ray: Any, readings: Sequence[Cell], data: Path, workers: int, measure: Measure, may_begin: MayBegin
+) -> Iterator[tuple[Cell, Row]]:
     """Measure on a cluster that is connected to; Ray's own retries are off, so that they are counted here."""
     remote = ray.remote(num_cpus=1, max_retries=0)(task)
-    attempts = Attempts.of(readings)
+    attempts = Attempts.of(readings, may_begin)
     running: dict[Any, tuple[int, Cell]] = {}
     most = workers or len(readings)
     try:
-        while attempts.waiting or running:
-            while attempts.waiting and len(running) < most:
+        while attempts.are_left() or running:
+            while attempts.are_left() and len(running) < most:
                 place, reading = attempts.waiting.popleft()
                 running[remote.remote(measure, reading, data)] = place, reading
+            if not running:
+                break
             (done, *_), _ = ray.wait(list(running))
             place, reading = running.pop(done)
             try:

@@ -10,10 +10,12 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +32,8 @@ from driftlm.studies.engines import Measure, cores, engine_of
 from driftlm.studies.measuring import measure as measure_row
 from driftlm.studies.page import write_page
 from driftlm.studies.settings import ClaimStudy
-from driftlm.studies.study import Row, Study, study_of
+from driftlm.studies.study import Conclusion, Row, Study, study_of
+from driftlm.studies.texts import WHERE_THERE
 
 Kept = dict[str, Row]  # by key
 Tell = Callable[[str], object]
@@ -43,7 +46,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure what is missing, conclude from all rows, and write both; returns what OUT/NAME.json holds.
 
-    A reading that OUT holds is never measured again. One whose text, model or settings changed is another reading.
+    A reading that OUT holds is never measured again. One whose text, model or settings changed is another reading. A
+    study that was stopped by its limit concludes from the texts that have all their readings.
 
     Args:
         study: which one.
@@ -52,8 +56,10 @@ def run(
         measure: makes a row.
 
     Raises:
-        DriftError: where OUT holds readings of this study and was not to be resumed, or one cannot be measured.
+        DriftError: where OUT holds readings of this study and was not to be resumed, or those of another model, or one
+            cannot be measured.
     """
+    deadline = time.monotonic() + 3600 * claim.limit_hours
     scale, data, out = claim.scale(study.scale), claim.data_folder(), Path(claim.out)
     lines = out / f"{study.name}.jsonl"
     if lines.exists() and not claim.resume:
@@ -62,18 +68,25 @@ def run(
             f"`ClaimStudy.out`."
         )
     refuse_unwritable(out)
-    wanted = keyed(study.readings(scale), data)
+    readings = chosen(study, claim, data)
+    fingerprints = {model: load(model or None).fingerprint for model in {reading.model for reading in readings}}
+    wanted = {reading.key(data, fingerprints[reading.model]): reading for reading in readings}
     with appended(lines) as (kept, keep):
+        if not study.several:
+            refuse_others(kept, fingerprints, lines)
         missing = {key: reading for key, reading in wanted.items() if key not in kept}
         tell(f"{study.name}: {len(wanted)} readings, {len(wanted) - len(missing)} of them there already")
         if missing:
             keys = {reading: key for key, reading in missing.items()}
-            found = engine_of(claim.engine)(list(missing.values()), data, claim.workers, measure)
+            engine, still = engine_of(claim.engine), lambda: time.monotonic() < deadline
+            found = engine(list(missing.values()), data, claim.workers, measure, still)
             for number, (reading, row) in enumerate(found, 1):
                 keep(keys[reading], row)
                 tell(f"{number}/{len(missing)} {said(row)}")
-        rows = [kept[key] for key in wanted]
-    concluded = study.conclude(rows)
+        rows, left = counted(wanted, kept)
+    if left:
+        tell(f"stopped with {left} readings left; go on with --resume")
+    concluded = study.conclude(rows) if not left else unfinished(study, rows, wanted)
     result = {
         "study": study.name,
         "claim": study.claim,
@@ -82,6 +95,8 @@ def run(
         "sentence": concluded.sentence,
         "figures": concluded.figures,
         "rows": rows,
+        "missing": left,
+        "models": fingerprints,
         **provenance(),
         "scale": asdict(scale) | {"models": list(scale.models)},
         "seeds": sorted({reading.seed for reading in wanted.values()}),
@@ -105,11 +120,51 @@ def run_and_show(name: str, claim: ClaimStudy, tell: Tell) -> dict[str, Any]:
     return result
 
 
-def keyed(readings: list[Cell], data: Path) -> dict[str, Cell]:
-    """Return the readings by key, in their order; one that is listed twice once."""
-    models = {reading.model for reading in readings}
-    fingerprints = {model: load(model or None).fingerprint for model in models}
-    return {reading.key(data, fingerprints[reading.model]): reading for reading in readings}
+def chosen(study: Study, claim: ClaimStudy, data: Path) -> list[Cell]:
+    """Return the readings that were asked for: by the model, in the settings and of the texts that are there.
+
+    Raises:
+        DriftError: for several models of a study of one, or patterns that no setting matches.
+    """
+    scale = claim.scale(study.scale)
+    if len(scale.models) > 1 and not study.several:
+        raise DriftError(
+            f"`ClaimStudy.models` named {len(scale.models)}, and the study {study.name} reads with one; give "
+            f"`ClaimStudy.model`, and every model an `ClaimStudy.out` of its own."
+        )
+    found = [
+        replace(one, model=one.model if study.several else one.model or scale.model, dtype=claim.dtype)
+        for one in study.readings(scale)
+        if all(text not in WHERE_THERE or (data / text).exists() for text in one.texts)
+    ]
+    matched = [one for one in found if any(fnmatchcase(one.setting, pattern) for pattern in claim.settings or ("*",))]
+    if not matched:
+        names = ", ".join(dict.fromkeys(one.setting for one in found))
+        raise DriftError(f"`ClaimStudy.settings` matched none of the settings of {study.name}; they are: {names}.")
+    return matched
+
+
+def refuse_others(kept: Kept, fingerprints: Mapping[str, str], lines: Path) -> None:
+    """Refuse to put readings of one model beside those of another."""
+    if {row["fingerprint"] for row in kept.values() if "fingerprint" in row} - set(fingerprints.values()):
+        raise DriftError(f"{lines} holds readings of another model; give every model an `ClaimStudy.out` of its own.")
+
+
+def counted(wanted: Mapping[str, Cell], kept: Kept) -> tuple[list[Row], int]:
+    """Return the rows of the texts that have all their readings, and how many readings are not there."""
+    lacking = [reading.text for key, reading in wanted.items() if key not in kept]
+    return [kept[key] for key, reading in wanted.items() if reading.text not in lacking], len(lacking)
+
+
+def unfinished(study: Study, rows: list[Row], wanted: Mapping[str, Cell]) -> Conclusion:
+    """Return what follows from the texts that were finished, and that others were not; undecided where nothing does."""
+    whole, all_ = len({row["text"] for row in rows}), len({reading.text for reading in wanted.values()})
+    said = f"Unfinished, {whole} of {all_} texts: "
+    try:
+        found = study.conclude(rows)
+    except DriftError:
+        return Conclusion("undecided", f"{said}too few to conclude anything.", {})
+    return replace(found, sentence=said + found.sentence)
 
 
 def said(row: Row) -> str:

@@ -16,11 +16,11 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, by_text, concluded, figure, mean, mean_of, measured, point, relative, settings_of
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import CACHED, DEVELOPMENT_BOOKS, DRIFT, OTHER_BOOKS, first
+from driftlm.studies.texts import CACHED, DEVELOPMENT_BOOKS, OTHER_BOOKS, PEPS, RECENT_PEPS, SPEECHES, first
 
 FEWEST = 3  # models
 RATES = (1e-4, 3e-4, 1e-3)
-TEXTS = (OTHER_BOOKS[0], DRIFT[0], OTHER_BOOKS[1], DRIFT[2], OTHER_BOOKS[2])
+TEXTS = (OTHER_BOOKS[0], SPEECHES, OTHER_BOOKS[1], PEPS, OTHER_BOOKS[2], RECENT_PEPS)
 CHOOSING = {Path(text).stem for text in DEVELOPMENT_BOOKS}
 
 
@@ -157,4 +157,5 @@ STUDY = Study(
     conclude=conclude,
     charts=charts,
     scale=Scale(tokens=10_000),
+    several=True,
 )

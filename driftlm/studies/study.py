@@ -25,13 +25,18 @@ class Scale:
         tokens: read by one reading.
         seeds: of each setting that has any.
         texts: most of each kind; 0 for all.
-        models: folders, for a study of several models.
+        models: folders, GGUF files or names, of a study of several models; of any other study one at most.
     """
 
     tokens: int = 20_000
     seeds: int = 1
     texts: int = 0
     models: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """Return the model of a study of one; empty for the bundled one."""
+        return self.models[0] if self.models else ""
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1), ("seeds", 1), ("texts", 0)):
@@ -83,6 +88,7 @@ class Study:
         conclude: from rows alone, so that stored rows give the same verdict again.
         charts: of the rows.
         scale: what is run where the command line says nothing else.
+        several: whether it compares models, and its readings name their own.
     """
 
     name: str
@@ -92,6 +98,7 @@ class Study:
     conclude: Callable[[Sequence[Row]], Conclusion]
     charts: Callable[[Sequence[Row]], list[Chart]]
     scale: Scale = field(default_factory=Scale)
+    several: bool = False
 
 
 def study_of(name: str) -> Study:

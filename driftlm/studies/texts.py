@@ -1,6 +1,7 @@
 """The development texts by kind, as paths below the data folder, and how they are read unless a study varies it."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from driftlm.streams.windows import Windows
 
@@ -21,10 +22,23 @@ OTHER_BOOKS = tuple(
     )
 )
 BOOKS = (*OTHER_BOOKS, *DEVELOPMENT_BOOKS)
-DRIFT = ("drift/sotu_1790_1945.jsonl", "drift/fomc_1993_2006.jsonl", "drift/peps_1996_2015.jsonl")
+SPEECHES, MINUTES = "drift/sotu_1790_1945.jsonl", "drift/fomc_1993_2006.jsonl"
+PEPS, RECENT_PEPS = "drift/peps_1996_2015.jsonl", "drift/peps_2025_even.jsonl"
+DRIFT = (RECENT_PEPS, SPEECHES, MINUTES, PEPS)
+WHERE_THERE = (RECENT_PEPS,)  # left out of a study where the data folder does not hold them
 SHIFT = ("shift/code_equinox.py.txt", "shift/fr_les_trois_mousquetaires.txt")
 
 CACHED = Windows("cached", 512, 256)  # what overlapping windows reach, at a little over half their cost
+
+
+def by_turns(*kinds: Sequence[str]) -> list[str]:
+    """Return the first of every kind, the second of every kind, ..., so that a study that is stopped has read of each.
+
+    Example:
+        >>> by_turns("ab", "c", "de")
+        ['a', 'c', 'd', 'b', 'e']
+    """
+    return [text for turn in zip_longest(*kinds) for text in turn if text is not None]
 
 
 def first(texts: Sequence[str], most: int) -> tuple[str, ...]:
@@ -32,7 +46,7 @@ def first(texts: Sequence[str], most: int) -> tuple[str, ...]:
 
     Example:
         >>> first(DRIFT, 1)
-        ('drift/sotu_1790_1945.jsonl',)
+        ('drift/peps_2025_even.jsonl',)
         >>> first(SHIFT, 0) == SHIFT
         True
     """

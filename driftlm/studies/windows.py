@@ -17,10 +17,10 @@ from driftlm.studies.cells import Cell
 from driftlm.studies.intervals import over_texts
 from driftlm.studies.rows import Each, Point, by_text, concluded, figure, mean, measured, point, relative
 from driftlm.studies.study import Chart, Conclusion, Row, Scale, Study
-from driftlm.studies.texts import DRIFT, OTHER_BOOKS, SHIFT, first
+from driftlm.studies.texts import OTHER_BOOKS, PEPS, RECENT_PEPS, SHIFT, first
 
 CONTEXTS = (64, 128, 256, 512, 1024)
-TEXTS = (OTHER_BOOKS[0], DRIFT[2], SHIFT[0], OTHER_BOOKS[2])
+TEXTS = (RECENT_PEPS, OTHER_BOOKS[0], PEPS, SHIFT[0], OTHER_BOOKS[2])
 OVERLAPPING: Final = "overlapping"
 CACHED: Final = "cached"
 APART = "apart"
@@ -38,19 +38,17 @@ def grid() -> dict[str, Windows]:
 
 
 def rate_of(windows: Windows) -> float:
-    """Return Adam's default rate at the default stride, and below it less, by the square root of the stride.
-
-    At a context of 64 and a stride of 16, a third of the default rate is best on the development books.
+    """Return the default rate at the default stride, and below it less, by the square root of the stride.
 
     Source: Malladi et al. 2022 (arXiv 2205.10287): Adam's rate goes with the square root of the batch.
     """
-    return DEFAULT_RATES["adam"] * min(1.0, math.sqrt(windows.stride / Windows().stride))
+    return DEFAULT_RATES["relative"] * min(1.0, math.sqrt(windows.stride / Windows().stride))
 
 
 def readings(scale: Scale) -> list[Cell]:
     """Return every cell of the grid on a few texts of different kinds."""
     return [
-        Cell(name, (text,), scale.tokens, windows, Learning(learning_rate=rate_of(windows)))
+        Cell(name, (text,), scale.tokens, windows, Learning(rule="relative", learning_rate=rate_of(windows)))
         for text in first(TEXTS, scale.texts)
         for name, windows in grid().items()
     ]

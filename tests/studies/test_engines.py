@@ -59,6 +59,13 @@ def test_every_reading_is_measured_once(engine: str, tmp_path: Path) -> None:
     assert sorted(working.calls(tmp_path)) == sorted(rows)
 
 
+def test_no_reading_begins_that_may_not(engine: str, tmp_path: Path) -> None:
+    found = engine_of(engine)(working.many(3), tmp_path, 1, working.noted, lambda: not working.calls(tmp_path))
+    assert [reading.setting for reading, _ in found] == working.calls(tmp_path) == ["0"]  # what has begun is finished
+    assert not list(engine_of(engine)(working.many(3), tmp_path, 1, working.noted, lambda: False))
+    assert working.calls(tmp_path) == ["0"]
+
+
 def test_a_lost_worker_loses_no_reading(engine: str, tmp_path: Path) -> None:
     readings = working.many(4)
     rows = measured(engine, readings, tmp_path, working.dying_once)

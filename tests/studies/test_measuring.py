@@ -63,8 +63,16 @@ def test_a_whole_text_costs_what_reading_it_costs(data: Path, windows: Windows, 
     assert row["bits_per_byte"] == adapted.bits_per_byte and row["static_bits_per_byte"] == static.bits_per_byte
     assert row["gain"] == pytest.approx(1 - adapted.nats / static.nats) and row["gain"] > 0
     assert row["updates"] == math.ceil(row["tokens"] / windows.stride)
+    assert row["fingerprint"] == load(tiny_model(data)).fingerprint
     assert row["prior_bits_per_byte"] is None and row["experts"] is None and row["rollbacks"] == 0
     json.dumps(row, allow_nan=False)
+
+
+def test_a_reading_computes_in_its_dtype(data: Path) -> None:
+    exact, short = (measure(reading(data, "a.txt", dtype=dtype), data) for dtype in ("float32", "bfloat16"))
+    assert exact["fingerprint"] == short["fingerprint"] and short["reading"]["dtype"] == "bfloat16"
+    assert exact["nats"] != short["nats"] == pytest.approx(exact["nats"], rel=0.01)
+    assert short["memory_bytes"] < exact["memory_bytes"]
 
 
 def test_a_static_reading_gains_nothing(data: Path) -> None:
@@ -170,7 +178,7 @@ def test_a_text_that_ends_too_soon_is_refused(data: Path) -> None:
 
 
 def test_hindsight_knows_its_text(data: Path) -> None:
-    settings = {"learning": STILL, "rate": 3e-3}
+    settings = {"learning": STILL, "rate": 0.1}
     rows = [measure(reading(data, "a.txt", hindsight=passes, **settings), data) for passes in (1, 3)]
     assert rows[0]["static_bits_per_byte"] > rows[0]["bits_per_byte"] > rows[1]["bits_per_byte"]
     assert rows[1]["static_bits_per_byte"] == plainly(data, "a.txt", STILL).bits_per_byte
@@ -178,16 +186,20 @@ def test_hindsight_knows_its_text(data: Path) -> None:
     assert rows[1]["updates"] == 0
 
 
-def test_tuning_is_adam_with_a_falling_rate(data: Path) -> None:
-    """Passes over one window, by torch.optim.Adam on the model itself: η, then η / 2."""
-    rate, skip = 2e-3, 16
+def test_tuning_is_relative_with_a_falling_rate(data: Path) -> None:
+    """Passes over one window, by torch.optim.Adam on the model itself: η, then η / 2, each in proportion."""
+    rate, skip = 0.05, 16
     row = measure(reading(data, "a.txt", learning=SGD, skip=skip, tokens=64, tuned=2, rate=rate), data)
     language_model = load(tiny_model(data))
     ids = torch.tensor([language_model.encode((data / "a.txt").read_text())[0]])
     model = language_model.model.requires_grad_(True)
-    adam = torch.optim.Adam(model.parameters(), lr=rate)
+    inputs = [one.shape[-1] if one.ndim > 1 else 256 for one in model.parameters()]
+    sizes = [float(one.detach().square().mean()) ** 0.5 for one in model.parameters()]
+    ratios = [size / count**0.5 for size, count in zip(sizes, inputs, strict=True)]
+    adam = torch.optim.Adam([{"params": [one]} for one in model.parameters()])
     for step in (rate, rate / 2):
-        adam.param_groups[0]["lr"] = step
+        for group, ratio in zip(adam.param_groups, ratios, strict=True):
+            group["lr"] = step * ratio
         adam.zero_grad()
         logits = model(ids[:, :skip]).logits[0]
         torch.nn.functional.cross_entropy(logits, ids[0, 1 : skip + 1]).backward()

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import pytest
 
 from driftlm.core.errors import DriftError
+from driftlm.memories.weights.learning import Learning
+from driftlm.models.loading import load
+from driftlm.streams.windows import Windows
 from driftlm.studies import running
 from driftlm.studies.cells import Cell
 from driftlm.studies.page import results, write_page
 from driftlm.studies.settings import ClaimStudy
-from driftlm.studies.study import STUDIES, Chart, study_of
+from driftlm.studies.study import STUDIES, Chart, Study, study_of
 from tests.support import working
 from tests.support.running import driftlm, refused, start, tiny_model, words, written
 
@@ -128,6 +132,93 @@ def test_what_a_key_depends_on(tmp_path: Path) -> None:
     assert len(keys) == 3 and Cell("x", ("a.txt",), 10, model="there").key(tmp_path, "f") in keys
     with pytest.raises(DriftError, match="b.txt: No such file.*`ClaimStudy.data`"):
         Cell("x", ("b.txt",), 10).key(tmp_path, "f")
+
+
+def test_rows_written_before_there_were_dtypes_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    learning = Learning("lora", rule="adam", learning_rate=1e-3)
+    one = Cell("x", ("a.txt",), 10, Windows("cached", 64, 32), learning)
+    assert one.key(tmp_path, "f") == "02de6f74884ca05dea2b48173921057513a50d854def65627f279bc83a0b752c"
+    others = {replace(one, dtype="bfloat16"), replace(one, hindsight=1, rate=1e-3)}
+    assert len({one.key(tmp_path, "f"), *(other.key(tmp_path, "f") for other in others)}) == 3
+
+
+# --------------------------------------------------------------------------------------------- what of a study is run
+
+
+def asked(study: Study, folder: Path, **settings: Any) -> list[Cell]:
+    return running.chosen(study, ClaimStudy(str(folder), "out", **settings), folder)
+
+
+def test_every_reading_of_a_study_is_by_the_model_that_was_named(tmp_path: Path) -> None:
+    readings = asked(working.study(3, ""), tmp_path, model="there", dtype="bfloat16")
+    assert {(one.model, one.dtype) for one in readings} == {("there", "bfloat16")}
+    both = asked(study_of("controls"), tmp_path, models=("there", ""))
+    assert [one.model for one in both[:2]] == ["there", "there"] and {one.model for one in both} == {"there", ""}
+    assert {one.model for one in asked(study_of("controls"), tmp_path, model="there")} == {"there"}
+    with pytest.raises(
+        DriftError, match="models` named 2, and the study online reads with one; give `ClaimStudy.model`"
+    ):
+        asked(study_of("online"), tmp_path, models=("a", "b"))
+    with pytest.raises(DriftError, match="give one of the two"):
+        ClaimStudy("data", "out", model="a", models=("b",))
+
+
+def test_settings_are_chosen_by_patterns(tmp_path: Path) -> None:
+    assert [one.setting for one in asked(working.study(12, ""), tmp_path, settings=("1?", "3"))] == ["3", "10", "11"]
+    with pytest.raises(DriftError, match="`ClaimStudy.settings` matched none.*they are: 0, 1, 2"):
+        asked(working.study(3, ""), tmp_path, settings=("rank *",))
+
+
+def test_texts_that_not_every_folder_has_are_left_out_where_they_are_not(tmp_path: Path) -> None:
+    names = {one.text for one in asked(study_of("online"), tmp_path)}
+    (tmp_path / "drift").mkdir()
+    (tmp_path / "drift" / "peps_2025_even.jsonl").touch()
+    assert {one.text for one in asked(study_of("online"), tmp_path)} - names == {"peps_2025_even"}
+
+
+def test_a_folder_holds_a_study_of_one_model(tmp_path: Path) -> None:
+    written(tmp_path, a=words(5))
+    (tmp_path / "out").mkdir()
+    row = working.row_of(working.many(1)[0]) | {"key": "k", "fingerprint": "another"}
+    (tmp_path / "out" / "online.jsonl").write_text(json.dumps(row) + "\n")
+    model = tiny_model(tmp_path)
+    with pytest.raises(DriftError, match="holds readings of another model; give every model"):
+        ran(2, model, tmp_path, tmp_path / "out", resume=True)
+    assert not working.calls(tmp_path)
+    several = replace(working.study(2, str(model)), several=True)
+    claim = ClaimStudy(str(tmp_path), str(tmp_path / "out"), workers=1, resume=True)
+    assert len(running.run(several, claim, measure=working.noted)["rows"]) == 2
+
+
+def test_a_study_stops_after_its_hours_and_concludes_from_whole_texts(tmp_path: Path) -> None:
+    written(tmp_path, a=words(5), b=words(6))
+    study = working.study(2, str(tiny_model(tmp_path)), texts=("a.txt", "b.txt"))
+    lines, out = tmp_path / "out" / "online.jsonl", str(tmp_path / "out")
+
+    def stopped(hours: float) -> dict[str, Any]:
+        claim = ClaimStudy(str(tmp_path), out, workers=1, resume=True, limit_hours=hours)
+        return running.run(study, claim, measure=working.noted)
+
+    at_once = stopped(1e-9)
+    assert (at_once["verdict"], at_once["rows"], at_once["missing"]) == ("undecided", [], 4)
+    assert at_once["sentence"] == "Unfinished, 0 of 2 texts: too few to conclude anything."
+    whole = stopped(1.0)
+    assert (
+        whole["missing"] == 0
+        and len(whole["rows"]) == 4
+        and whole["models"] == {str(tmp_path / "llama"): load(tmp_path / "llama").fingerprint}
+    )
+    lines.write_bytes(b"".join(lines.read_bytes().splitlines(keepends=True)[:3]))  # as if it had been stopped there
+    partly = stopped(1e-9)
+    assert [row["text"] for row in partly["rows"]] == ["a", "a"] and partly["missing"] == 1
+    assert partly["sentence"] == "Unfinished, 1 of 2 texts: The mean is 2.050." and partly["verdict"] == "supported"
+    assert len(lines.read_bytes().splitlines()) == 3  # what was measured is kept
+    assert {key: one for key, one in stopped(1.0).items() if key not in ELSEWHERE} == {
+        key: one for key, one in whole.items() if key not in ELSEWHERE
+    }
+    with pytest.raises(DriftError, match="`ClaimStudy.limit_hours` was 0"):
+        ClaimStudy("data", "out", limit_hours=0)
 
 
 def test_where_a_result_comes_from(tmp_path: Path) -> None:

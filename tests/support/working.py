@@ -94,17 +94,19 @@ def calls(data: Path) -> list[str]:
     return (data / CALLS).read_text().split() if (data / CALLS).exists() else []
 
 
-def many(count: int, model: str = "") -> list[Cell]:
-    return [Cell(str(number), ("a.txt",), 10, model=model) for number in range(count)]
+def many(count: int, model: str = "", texts: Sequence[str] = ("a.txt",)) -> list[Cell]:
+    return [Cell(str(number), (text,), 10, model=model) for text in texts for number in range(count)]
 
 
-def study(count: int, model: str) -> Study:
-    """Readings 0 ... count - 1; the claim is that they are below 2.5 on average."""
+def study(count: int, model: str, texts: Sequence[str] = ("a.txt",)) -> Study:
+    """Readings 0 ... count - 1 of every text; the claim is that they are below 2.5 on average."""
 
     def readings(scale: Scale) -> list[Cell]:
-        return many(count, model)
+        return many(count, model, texts)
 
     def conclude(rows: Sequence[dict[str, Any]]) -> Conclusion:
+        if not rows:
+            raise DriftError("there are no rows.")
         mean = sum(row["bits_per_byte"] for row in rows) / len(rows)
         good = mean < 2.5
         return Conclusion("supported" if good else "not supported", f"The mean is {mean:.3f}.", {"mean": mean})
