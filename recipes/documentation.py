@@ -30,6 +30,8 @@ from recipes.documented_routes import routes_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "recipes" / "results"
+# Results of other models or on other texts, by their folder.
+STUDIED = {"smollm2": "SmolLM2", "beside_smollm2": "the bundled model on the texts of SmolLM2"}
 
 
 def main() -> None:
@@ -51,9 +53,10 @@ def write_pages(out: Path) -> int:
     shutil.copytree(ROOT / "docs", folder)
     parts = measured()
     pages = {page.name: filled(page.read_text(encoding="utf-8"), parts) for page in folder.glob("*.md")}
-    (folder / "charts").mkdir()
-    for chart in RESULTS.glob("*.png"):
-        shutil.copy(chart, folder / "charts")
+    for chart in RESULTS.rglob("*.png"):
+        place = folder / "charts" / chart.relative_to(RESULTS)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(chart, place)
     of_verbs = verb_pages()
     made = pages | {
         "studies.md": studies_page(pages["studies.md"]),
@@ -267,26 +270,30 @@ def sentence(file: Path) -> str:
 
 
 def studies_page(page: str) -> str:
-    """A page with a table of verdicts in its place, and a section for every result."""
+    """A page with a table of verdicts in its place, and a section for every result, also those of `STUDIED`."""
     from driftlm.studies.page import results
 
     found = results(RESULTS)
     rows = [f"| [{one['study']}](#{one['study']}) | {one['claim']} | {one['verdict']} |" for one in found]
     table = "\n".join(["| study | claim | verdict |", "|---|---|---|", *rows])
-    return "\n\n".join([page.replace("<!-- verdicts -->", table).rstrip(), *map(study_section, found)]) + "\n"
+    sections = [study_section(one) for one in found]
+    for folder, title in STUDIED.items():
+        sections += [study_section(one, title, folder) for one in results(RESULTS / folder)]
+    return "\n\n".join([page.replace("<!-- verdicts -->", table).rstrip(), *sections]) + "\n"
 
 
-def study_section(result: dict[str, Any]) -> str:
+def study_section(result: dict[str, Any], title: str = "", folder: str = "") -> str:
     """A study: its claim, what came out, its charts, its figures, and how it is run again."""
     from driftlm.studies.page import flattened, origins
 
     name = result["study"]
-    charts = [f"![{one.stem}](charts/{one.name})" for one in sorted(RESULTS.glob(f"{name}-*.png"))]
+    images = [one.relative_to(RESULTS).as_posix() for one in sorted((RESULTS / folder).glob(f"{name}-*.png"))]
+    charts = [f"![{Path(one).stem}](charts/{one})" for one in images]
     figures = [f"| {key} | {value} |" for key, value in flattened(result["figures"])]
     facts = [f"| {key} | {escaped(value)} |" for key, value in origins(result)]
     return "\n\n".join(
         [
-            f"## {name}",
+            f"## {name}{title and f', {title}'}",
             f"*{result['claim']}*",
             f"Source: {result['source']}.",
             f"**{result['sentence']}**",

@@ -201,6 +201,18 @@ def test_the_page_of_studies_says_what_the_results_say(made: Path) -> None:
         assert one["sentence"] in part and one["claim"] in part and one["command"] in part
 
 
+def test_the_page_of_studies_says_what_came_out_with_smollm2_and_beside_it() -> None:
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^<!-- smollm2 -->\n(.*?)^<!-- /smollm2 -->$", page, re.MULTILINE | re.DOTALL)
+    for folder, model in (("smollm2", "SmolLM2"), ("beside_smollm2", "bundled")):
+        found = [json.loads(path.read_bytes()) for path in (ROOT / "recipes" / "results" / folder).glob("*.json")]
+        assert len(found) >= 2
+        for one in found:
+            who = "both" if one["study"] == "controls" else model
+            said = one["sentence"].replace(f"{one['verdict'].capitalize()}: ", "")
+            assert f"| `{one['study']}` | {who} | {one['verdict']} | {said} |\n" in table
+
+
 # -------------------------------------------------------------------------------------------------- links and numbers
 
 

@@ -76,7 +76,8 @@ def write_page(out: Path) -> list[Path]:
     sections, figures, images = [], [], []
     for result in found:
         own = []
-        for chart in study_of(result["study"]).charts(result["rows"]):
+        drawable = result["figures"]  # a study that was stopped too early to conclude anything has none
+        for chart in study_of(result["study"]).charts(result["rows"]) if drawable else ():
             stem = f"{result['study']}-{chart.name}"
             title = shorten(f"{chart.heading} — {result['study']}", 88)
             images.append(

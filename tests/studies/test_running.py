@@ -282,6 +282,15 @@ def test_the_page_says_claims_verdicts_and_figures(tmp_path: Path, monkeypatch: 
 
 
 @needs_drawing
+def test_a_study_that_concluded_nothing_yet_has_no_charts(tmp_path: Path) -> None:
+    written(tmp_path, a=words(5))
+    claim = ClaimStudy(str(tmp_path), str(tmp_path / "out"), limit_hours=1e-9)
+    running.run(working.study(2, str(tiny_model(tmp_path))), claim)
+    (page,) = write_page(tmp_path / "out")
+    assert "Unfinished, 0 of 1 texts" in page.read_text()
+
+
+@needs_drawing
 def test_report_writes_the_page_of_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(driftlm(capsys, "report", tmp_path), "no run")
     (tmp_path / "online.json").write_text("{}")
