@@ -187,7 +187,7 @@ def test_hindsight_knows_its_text(data: Path) -> None:
 
 
 def test_tuning_is_relative_with_a_falling_rate(data: Path) -> None:
-    """Passes over one window, by torch.optim.Adam on the model itself: η, then η / 2, each in proportion."""
+    """Passes over one window, by torch.optim.Adam on the model itself: η, then η / 2, in proportion to sizes."""
     rate, skip = 0.05, 16
     row = measure(reading(data, "a.txt", learning=SGD, skip=skip, tokens=64, tuned=2, rate=rate), data)
     language_model = load(tiny_model(data))
@@ -197,7 +197,7 @@ def test_tuning_is_relative_with_a_falling_rate(data: Path) -> None:
     sizes = [float(one.detach().square().mean()) ** 0.5 for one in model.parameters()]
     ratios = [size / count**0.5 for size, count in zip(sizes, inputs, strict=True)]
     adam = torch.optim.Adam([{"params": [one]} for one in model.parameters()])
-    for step in (rate, rate / 2):
+    for step in (rate / 4, rate / 2 * 2 / 4):  # the first four are its warm-up
         for group, ratio in zip(adam.param_groups, ratios, strict=True):
             group["lr"] = step * ratio
         adam.zero_grad()
