@@ -55,7 +55,8 @@ def source_of(name: str | Path | None) -> Source:
         raise DriftError(
             "the bundled model is missing from this installation; reinstall driftlm or give `Machine.model` DIR."
         )
-    if not folder.exists() and str(name) in PUBLISHED:
+    # A folder of the same name that holds no model, such as one for results, does not hide the one that was fetched.
+    if str(name) in PUBLISHED and not (folder / "config.json").exists() and not (folder.exists() and gguf_of(folder)):
         folder = place_of(str(name))
         if not folder.exists():
             raise DriftError(f"the model {name} is not here yet; get it with `driftlm model fetch {name}`.")

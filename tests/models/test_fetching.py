@@ -74,6 +74,12 @@ def test_a_folder_of_the_same_name_comes_first(asked: list[list[str]], tmp_path:
         fetching.fetch("tiny", "tiny", tell=print)
 
 
+def test_a_folder_of_the_same_name_without_a_model_hides_nothing(asked: list[list[str]], cache: Path) -> None:
+    fetching.fetch("tiny", tell=print)
+    Path("tiny").mkdir()  # such as `--out tiny --model tiny` makes
+    assert load("tiny").name == str(cache / "tiny")
+
+
 def test_a_file_that_is_not_the_pinned_one_is_not_used(
     asked: list[list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
