@@ -206,11 +206,18 @@ def test_the_page_of_studies_says_what_came_out_with_smollm2_and_beside_it() -> 
     (table,) = re.findall(r"^<!-- smollm2 -->\n(.*?)^<!-- /smollm2 -->$", page, re.MULTILINE | re.DOTALL)
     for folder, model in (("smollm2", "SmolLM2"), ("beside_smollm2", "bundled")):
         found = [json.loads(path.read_bytes()) for path in (ROOT / "recipes" / "results" / folder).glob("*.json")]
-        assert len(found) >= 2
+        assert found
         for one in found:
             who = "both" if one["study"] == "controls" else model
             said = one["sentence"].replace(f"{one['verdict'].capitalize()}: ", "")
             assert f"| `{one['study']}` | {who} | {one['verdict']} | {said} |\n" in table
+    figures = json.loads((ROOT / "recipes" / "results" / "smollm2" / "controls.json").read_bytes())["figures"]
+    for model in ("smollm2", "bundled"):
+        change = figures[model]["change"]["learning, same windows"]
+        mean, low, high = (f"{100 * change[name]:.1f}".replace("-", "−") for name in ("mean", "low", "high"))
+        context, learning = (round(100 * figures[model]["share"][step]["mean"]) for step in ("context", "learning"))
+        assert f"{mean} % ({low} to {high})" in table
+        assert re.search(rf"\b{context} % and(?: learning)? {learning} %", table)
 
 
 # -------------------------------------------------------------------------------------------------- links and numbers

@@ -133,7 +133,7 @@ def chosen(study: Study, claim: ClaimStudy, data: Path) -> list[Cell]:
             f"`ClaimStudy.model`, and every model an `ClaimStudy.out` of its own."
         )
     found = [
-        replace(one, model=one.model if study.several else one.model or scale.model, dtype=claim.dtype)
+        replace(one, model=one.model or ("" if study.several else scale.model), dtype=claim.dtype)
         for one in study.readings(scale)
         if all(text not in WHERE_THERE or (data / text).exists() for text in one.texts)
     ]
