@@ -23,6 +23,7 @@ import torch
 
 import driftlm
 from driftlm.core.errors import DriftError
+from driftlm.memories.weights.learning import Learning
 from driftlm.models.loading import load
 from driftlm.runs.folder import write_json
 from driftlm.runs.reading import versions
@@ -133,7 +134,12 @@ def chosen(study: Study, claim: ClaimStudy, data: Path) -> list[Cell]:
             f"`ClaimStudy.model`, and every model an `ClaimStudy.out` of its own."
         )
     found = [
-        replace(one, model=one.model or ("" if study.several else scale.model), dtype=claim.dtype)
+        replace(
+            one,
+            model=one.model or ("" if study.several else scale.model),
+            dtype=claim.dtype,
+            learning=settled(one.learning),
+        )
         for one in study.readings(scale)
         if all(text not in WHERE_THERE or (data / text).exists() for text in one.texts)
     ]
@@ -142,6 +148,14 @@ def chosen(study: Study, claim: ClaimStudy, data: Path) -> list[Cell]:
         names = ", ".join(dict.fromkeys(one.setting for one in found))
         raise DriftError(f"`ClaimStudy.settings` matched none of the settings of {study.name}; they are: {names}.")
     return matched
+
+
+def settled(learning: Learning) -> Learning:
+    """Return the learning with the default rate of the rule relative written out, so that rows by another are others.
+
+    Those of the older rules stay open, as they are in the keys of earlier rows.
+    """
+    return learning.settled() if learning.rule == "relative" and learning.learn != "none" else learning
 
 
 def refuse_others(kept: Kept, fingerprints: Mapping[str, str], lines: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from driftlm.core.errors import DriftError
-from driftlm.memories.weights.learning import Learning
+from driftlm.memories.weights.learning import DEFAULT_RATES, Learning
 from driftlm.models.loading import load
 from driftlm.streams.windows import Windows
 from driftlm.studies import running
@@ -162,6 +162,20 @@ def test_every_reading_of_a_study_is_by_the_model_that_was_named(tmp_path: Path)
         asked(study_of("online"), tmp_path, models=("a", "b"))
     with pytest.raises(DriftError, match="give one of the two"):
         ClaimStudy("data", "out", model="a", models=("b",))
+
+
+def test_rows_hold_the_rate_that_was_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, a=words(5))
+    study = replace(working.study(1, ""), readings=lambda scale: [Cell("x", ("a.txt",), 10)])
+    (before,) = asked(study, tmp_path)
+    assert before.learning.learning_rate == Learning().rate()
+    monkeypatch.setitem(DEFAULT_RATES, "relative", 2 * Learning().rate())
+    (after,) = asked(study, tmp_path)
+    assert after.key(tmp_path, "f") != before.key(tmp_path, "f")
+    (mixed,) = asked(
+        replace(study, readings=lambda scale: [Cell("x", ("a.txt",), 10, learning=Learning(rule="mixture"))]), tmp_path
+    )
+    assert mixed.learning == Learning(rule="mixture")
 
 
 def test_settings_are_chosen_by_patterns(tmp_path: Path) -> None:
