@@ -1,6 +1,7 @@
-"""Every verb on SmolLM2-135M, as commands, options in pairs."""
+"""Every verb but `read` on SmolLM2-135M, as commands."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,67 +9,18 @@ import pytest
 from safetensors import safe_open
 
 from driftlm import load
-from tests.support.running import driftlm, ending, start
+from tests.support.made_trainings import facts_file
+from tests.support.pretrained import GRID, SMALL, SMOLLM2
+from tests.support.running import driftlm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder", "in_an_empty_folder")]
 
-SMALL = ["--model", "smollm2", "--threads", "1", "--no-report", "--no-live", "--json"]
-GRID = ["--context", "64", "--stride", "32"]
-# Every pair of a window, a type and what learns, and every one of these with a rule.
-READINGS = [
-    ("overlapping", "float32", "all", "adam"),
-    ("overlapping", "bfloat16", "lora", "adam"),
-    ("overlapping", "float32", "dora", "sgd"),
-    ("overlapping", "bfloat16", "norms", "sgd"),
-    ("cached", "bfloat16", "all", "sgd"),
-    ("cached", "float32", "lora", "sgd"),
-    ("cached", "bfloat16", "dora", "adam"),
-    ("cached", "float32", "norms", "adam"),
-]
-RATES = {"all": {"adam": "1e-5", "sgd": "1e-3"}, "norms": {"adam": "1e-3", "sgd": "1e-2"}}
-ADAPTERS = {"adam": "1e-3", "sgd": "1e-2"}
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(text[:1500], encoding="utf-8")
-
-
-@pytest.mark.parametrize(("window", "dtype", "learn", "rule"), READINGS)
-def test_reading_learns(capsys: pytest.CaptureFixture[str], window: str, dtype: str, learn: str, rule: str) -> None:
-    rate = RATES.get(learn, ADAPTERS)[rule]
-    command = ["read", "text.txt", *SMALL, *GRID, "--window", window, "--dtype", dtype, "--learn", learn]
-    summary = driftlm(capsys, *command, "--rule", rule, "--learning-rate", rate, "--run", "run").summary
-    assert summary["tokens"] > 300 and summary["updates"] > 8 and summary["rollbacks"] == 0
-    assert 0 < summary["bits_per_byte"] < summary["static_bits_per_byte"] * 1.03
-    assert summary["nats"] != summary["static_nats"]
-    held = json.loads(Path("run/config.json").read_bytes())["model"]
-    assert held["fingerprint"] == load("smollm2").fingerprint and held["sha256"].startswith("b179c952")
-
-
-def test_a_mixture_loses_little_to_its_best(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["read", "text.txt", *SMALL, *GRID, "--window", "cached", "--learn", "lora", "--rule", "mixture"]
-    summary = driftlm(capsys, *command, "--experts", "0,1e-3", "--run", "mixed").summary
-    assert summary["nats"] <= summary["static_nats"] + 0.7  # ln 2
-
-
-def test_a_reading_that_was_killed_ends_as_if_it_had_not_been(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    command = ["read", "text.txt", *SMALL, *GRID, "--window", "cached", "--learn", "lora", "--checkpoint", "0", "--run"]
-    assert driftlm(capsys, *command, "whole").code == 0
-    process = start(tmp_path, *command, "killed", pause=0.2)
-    assert process.wait_until(lambda: any(Path("killed").glob("checkpoint-*")))
-    process.kill()
-    assert process.wait().code == -9
-    assert driftlm(capsys, "read", "--resume", "killed", "--no-live", "--json").code == 0
-    first, second = ending(Path("whole")), ending(Path("killed"))
-    assert first["windows"] == second["windows"] and first["tensors"] == second["tensors"]
+MODEL = ["--model", SMOLLM2, "--threads", "1"]
+READ = ["--model", SMOLLM2, *SMALL, *GRID]
 
 
 def test_what_was_learned_is_continued_exported_and_heard(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["read", "text.txt", *SMALL, *GRID, "--learn", "lora", "--limit", "128", "--dtype", "bfloat16"]
+    command = ["read", "text.txt", *READ, "--learn", "lora", "--limit", "128", "--dtype", "bfloat16"]
     first = driftlm(capsys, *command, "--run", "run", "--save", "saved").summary
     again = driftlm(capsys, *command, "--run", "again", "--from", "saved").summary
     assert again["static_nats"] < first["static_nats"]
@@ -83,7 +35,7 @@ def test_what_was_learned_is_continued_exported_and_heard(capsys: pytest.Capture
 
 def test_a_home_reads_asks_forgets_and_goes_back(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["--window", "cached", "--dtype", "bfloat16", "--learn", "lora", "--sources", "bm25", *GRID]
-    assert driftlm(capsys, "home", "new", "home", "--model", "smollm2", *settings).code == 0
+    assert driftlm(capsys, "home", "new", "home", "--model", SMOLLM2, *settings).code == 0
     rows = [{"id": name, "text": f"{name} lives in {city}. " * 6} for name, city in (("Ada", "Oslo"), ("Otto", "Rome"))]
     Path("people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert driftlm(capsys, "home", "read", "home", "people.jsonl").code == 0
@@ -108,7 +60,7 @@ def test_the_server_answers_by_the_chat_template(capsys: pytest.CaptureFixture[s
     from driftlm.streams.windows import Windows
 
     settings = MemorySettings(Windows("cached", 64, 32), Learning(learn="lora"))
-    tenants = Tenants(tmp_path / "homes", load("smollm2"), settings, 2)
+    tenants = Tenants(tmp_path / "homes", load(SMOLLM2), settings, 2)
     with Engine(tenants, 8) as engine:
         client = TestClient(application(engine, Limits(), None), base_url="http://localhost")
         model = client.get("/v1/models").json()["data"][0]["id"]
@@ -118,3 +70,86 @@ def test_the_server_answers_by_the_chat_template(capsys: pytest.CaptureFixture[s
         said = client.post("/v1/chat/completions", json={"model": model, "messages": asked, "temperature": 0})
         assert said.status_code == 200, said.text
         assert "Paris" in said.json()["choices"][0]["message"]["content"]
+
+
+# ------------------------------------------------------------------------------------------------- what chooses, trains
+
+
+def test_tuning_prints_a_command_that_reads(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("long.txt").write_text(text[:6_000], encoding="utf-8")
+    found = driftlm(capsys, "tune", "long.txt", *MODEL, "--limit", "1024", "--budget", "0.7", "--json").summary
+    assert found["cost"] <= 0.7 and found["bits_per_byte"] <= found["static_bits_per_byte"]
+    assert {row["learn"] for row in found["tried"]} >= {"none", "lora"} and len(found["tried"]) > 3
+    command = shlex.split(found["command"])
+    assert command[:3] == ["driftlm", "read", "long.txt"]
+    read = driftlm(capsys, *command[1:], "--limit", "1024", "--no-live", "--no-report", "--json", "--run", "r").summary
+    assert read["bits_per_byte"] == pytest.approx(found["bits_per_byte"], rel=1e-6)
+
+
+NETWORKS = [f"--{name}={count}" for name, count in {"vectors": 4, "encoder-width": 32, "encoder-layers": 1}.items()]
+NETWORKS += [f"--{name}={count}" for name, count in {"encoder-heads": 2, "blocks": 1, "head-width": 16}.items()]
+
+
+def test_a_bank_is_trained_and_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stream = ["--stream", facts_file(tmp_path)]
+    steps = ["--steps", "2", "--batch", "4", "--warm-up", "1", "--check", "2", "--log", "1", "--out", "bank"]
+    done = driftlm(capsys, "train", "bank", *MODEL, *NETWORKS, *steps, *stream)
+    assert done.code == 0, done.err
+    first, last = [json.loads(row) for row in Path("bank/log.jsonl").read_text().splitlines()][:2]
+    assert 0 < last["answer"] < 50 and first["answer"] != last["answer"]
+    asked = ["--memories", "none", "bank", "bm25", "--networks", "bank", "--documents", "6", "--questions", "6"]
+    rows = driftlm(capsys, "study", "qa", *MODEL, *stream, *asked, "--json").summary["rows"]
+    assert [row["memory"] for row in rows] == ["none", "bank", "bm25"]
+
+
+def test_a_salience_is_trained_and_read_by(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    steps = ["--steps", "2", "--documents", "2", "--learn", "lora", "--order", "first", "--longest", "64"]
+    steps += ["--check", "2", "--log", "1", "--out", "salience", "--stream", facts_file(tmp_path)]
+    done = driftlm(capsys, "train", "salience", *MODEL, *steps)
+    assert done.code == 0, done.err
+    command = [
+        "read",
+        "text.txt",
+        *READ,
+        "--limit",
+        "96",
+        "--learn",
+        "lora",
+        "--rule",
+        "sgd",
+        "--learning-rate",
+        "0.05",
+    ]
+    summary = driftlm(capsys, *command, "--salience", "camels", "--salience-network", "salience", "--run", "r").summary
+    assert summary["updates"] == 3 and summary["nats"] != summary["static_nats"]
+
+
+def test_a_reader_is_trained_and_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    steps = ["--steps", "2", "--batch", "4", "--check", "2", "--log", "1", "--out", "qa"]
+    done = driftlm(capsys, "train", "qa", *MODEL, *steps, "--stream", facts_file(tmp_path))
+    assert done.code == 0, done.err
+    said = driftlm(capsys, "generate", "Ada lives in", "--from", "qa/adapter", "--tokens", "3", "--temperature", "0")
+    assert said.code == 0 and said.out.startswith("Ada lives in")
+
+
+# ------------------------------------------------------------------------------------------------------------- studies
+
+
+def test_questions_are_studied_without_networks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["--stream", facts_file(tmp_path), "--documents", "8", "--questions", "8"]
+    rows = driftlm(capsys, "study", "qa", *MODEL, "--memories", "none", "context", "bm25", *asked, "--json").summary[
+        "rows"
+    ]
+    nats = {row["memory"]: row["nats"] for row in rows}
+    assert nats["context"] < nats["none"] and nats["bm25"] < nats["none"]
+
+
+def test_a_claim_is_studied(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("drift").mkdir()
+    rows = [{"id": str(place), "text": text[place : place + 1_500]} for place in (0, 1_500)]
+    Path("drift/sotu_1790_1945.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["study", "controls", "--data", ".", "--out", "out", "--models", SMOLLM2, "--texts", "1"]
+    found = driftlm(capsys, *command, "--tokens", "600", "--workers", "1", "--json").summary
+    bits = found["figures"][SMOLLM2]["bits_per_byte"]
+    assert len(found["rows"]) > 4 and all(0 < one < 4 for one in bits.values())
+    assert {row["parameters"] for row in found["rows"]} == {134_515_008}
