@@ -12,7 +12,7 @@ from driftlm import Document, Learning, WeightMemory, Windows, load, read_stream
 from driftlm.models.loading import LanguageModel
 from driftlm.runs.formats import BASE, save
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]
 
 
 def saved(model: LanguageModel, learn: str, text: str, folder: Path) -> tuple[Any, torch.Tensor, torch.Tensor]:

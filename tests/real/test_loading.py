@@ -16,6 +16,8 @@ from driftlm.models.loading import LanguageModel
 from tests.support.build import read
 from tests.support.running import driftlm
 
+pytestmark = pytest.mark.long
+
 PARAMETERS = 134_515_008
 
 

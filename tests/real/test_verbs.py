@@ -77,8 +77,8 @@ def test_the_server_answers_by_the_chat_template(capsys: pytest.CaptureFixture[s
 
 def test_tuning_prints_a_command_that_reads(capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("long.txt").write_text(text[:6_000], encoding="utf-8")
-    found = driftlm(capsys, "tune", "long.txt", *MODEL, "--limit", "1024", "--budget", "0.7", "--json").summary
-    assert found["cost"] <= 0.7 and found["bits_per_byte"] <= found["static_bits_per_byte"]
+    found = driftlm(capsys, "tune", "long.txt", *MODEL, "--limit", "1024", "--budget", "0.75", "--json").summary
+    assert found["cost"] <= 0.75 and found["bits_per_byte"] <= found["static_bits_per_byte"]
     assert {row["learn"] for row in found["tried"]} >= {"none", "lora"} and len(found["tried"]) > 3
     command = shlex.split(found["command"])
     assert command[:3] == ["driftlm", "read", "long.txt"]
@@ -96,7 +96,7 @@ def test_a_bank_is_trained_and_asked(capsys: pytest.CaptureFixture[str], tmp_pat
     done = driftlm(capsys, "train", "bank", *MODEL, *NETWORKS, *steps, *stream)
     assert done.code == 0, done.err
     first, last = [json.loads(row) for row in Path("bank/log.jsonl").read_text().splitlines()][:2]
-    assert 0 < last["answer"] < 50 and first["answer"] != last["answer"]
+    assert 0 < last["nats"] < 50 and first["nats"] != last["nats"]
     asked = ["--memories", "none", "bank", "bm25", "--networks", "bank", "--documents", "6", "--questions", "6"]
     rows = driftlm(capsys, "study", "qa", *MODEL, *stream, *asked, "--json").summary["rows"]
     assert [row["memory"] for row in rows] == ["none", "bank", "bm25"]
