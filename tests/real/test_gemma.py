@@ -151,7 +151,7 @@ def test_bfloat16_is_the_same_model_and_reads_in_both_windows(gemma: LanguageMod
 
 @pytest.mark.parametrize(
     ("window", "dtype", "learn"),
-    [("overlapping", "float32", "norms"), ("cached", "bfloat16", "lora"), ("cached", "float32", "lora")],
+    [("overlapping", "float32", "norms"), ("cached", "bfloat16", "lora")],
 )
 def test_it_is_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, document: Document, window: str, dtype: str, learn: str
