@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from driftlm import load
+from driftlm.studies.texts import BOOKS, DRIFT
 from tests.support.made_trainings import facts_file
 from tests.support.pretrained import GRID, SMALL, SMOLLM2
 from tests.support.running import driftlm
@@ -145,11 +146,18 @@ def test_questions_are_studied_without_networks(capsys: pytest.CaptureFixture[st
 
 
 def test_a_claim_is_studied(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    Path("drift").mkdir()
+    for folder in ("books", "drift"):
+        Path(folder).mkdir()
     rows = [{"id": str(place), "text": text[place : place + 1_500]} for place in (0, 1_500)]
-    Path("drift/sotu_1790_1945.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ["study", "controls", "--data", ".", "--out", "out", "--models", SMOLLM2, "--texts", "1"]
-    found = driftlm(capsys, *command, "--tokens", "600", "--workers", "1", "--json").summary
-    bits = found["figures"][SMOLLM2]["bits_per_byte"]
-    assert len(found["rows"]) > 4 and all(0 < one < 4 for one in bits.values())
-    assert {row["parameters"] for row in found["rows"]} == {134_515_008}
+    Path(DRIFT[0]).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Path(BOOKS[0]).write_text(text[3_000:5_000], encoding="utf-8")
+    command = ["study", "online", "--data", ".", "--out", "out", "--model", SMOLLM2, "--texts", "1", "--tokens", "300"]
+    found = driftlm(capsys, *command, "--settings", "learning*", "--workers", "1", "--json").summary
+    assert [(row["setting"], row["text"]) for row in found["rows"]] == [
+        ("learning", Path(DRIFT[0]).stem), ("learning, reset at documents", Path(DRIFT[0]).stem),
+        ("learning", Path(BOOKS[0]).stem),
+    ]  # fmt: skip
+    for row in found["rows"]:
+        assert row["parameters"] == 134_515_008 and row["updates"] >= 2 and row["rollbacks"] == 0
+        assert 0 < row["bits_per_byte"] < 1.03 * row["static_bits_per_byte"] < 4
+    assert found["figures"]["change"]["mean"] != 0
