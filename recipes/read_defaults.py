@@ -3,7 +3,7 @@
     python -m recipes.read_defaults DATA --runs FOLDER [--limit 16000] [--model smollm2]
 
 DATA is a folder with `books/` and `drift/`. Each text is one run below FOLDER; one that is there is not read again, and
-one that was stopped goes on. The rows, with 95 % intervals over windows, are `recipes/results/smollm2/reading.json`.
+one that was stopped goes on. The rows, with 95 % intervals over windows, are `recipes/read_defaults.json`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from driftlm.evaluation.answering import bootstrap_interval
 
-RESULT = Path(__file__).parent / "results" / "smollm2" / "reading.json"
+RESULT = Path(__file__).parent / "read_defaults.json"
 TEXTS = {
     "proposals for Python, 2025 and 2026": "drift/peps_2025_even.jsonl",
     "minutes of the Federal Reserve, 1993": "drift/fomc_1993_2006.jsonl",
@@ -65,7 +65,6 @@ def main() -> None:
         folder = arguments.runs / f"run-{Path(text).stem}"
         run(arguments.data / text, folder, arguments.model, arguments.limit)
         rows.append(row(name, text, folder))
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps({"model": arguments.model, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
