@@ -1,8 +1,8 @@
 """What `driftlm read TEXT --model smollm2` brings with nothing else said, on texts of five kinds.
 
-    python -m recipes.read_defaults DATA --runs FOLDER [--limit 16000] [--model smollm2]
+    python -m recipes.read_defaults DATA RUNS [--limit 16000] [--model smollm2]
 
-DATA is a folder with `books/` and `drift/`. Each text is one run below FOLDER; one that is there is not read again, and
+DATA is a folder with `books/` and `drift/`. Each text is one run below RUNS; one that is there is not read again, and
 one that was stopped goes on. The rows, with 95 % intervals over windows, are `recipes/read_defaults.json`.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Read what is not read yet, and write the rows of all that is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("runs", type=Path)
     parser.add_argument("--limit", type=int, default=16_000)
     parser.add_argument("--model", default="smollm2")
     arguments = parser.parse_args()

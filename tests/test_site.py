@@ -255,15 +255,15 @@ def test_no_table_that_a_page_names_is_missing(made: Path) -> None:
 
 
 def test_no_measured_number_is_typed_by_hand() -> None:
-    """Decimal numbers of a page's prose are in a part of docs/ that holds what was measured, or in the demo's."""
+    """Decimal numbers of a page's prose are in a part that holds what was measured, of docs/ or the README."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    demo = re.search(r"<!-- demo -->.*<!-- /demo -->", readme, flags=re.DOTALL)
-    assert demo
-    measured = "\n".join([demo[0], *documentation.measured().values()])
+    own = re.findall(r"^<!-- (demo|real) -->\n(.*?)^<!-- /\1 -->$", readme, flags=re.MULTILINE | re.DOTALL)
+    assert len(own) == 2
+    measured = "\n".join([*(part for _, part in own), *documentation.measured().values()])
     for page in [ROOT / "README.md", *DOCS]:
         if page.name == "log.md":  # its entries are dated, and say what was measured on that day
             continue
-        text = pages.FENCE.sub("", page.read_text(encoding="utf-8").replace(demo[0], ""))
+        text = pages.FENCE.sub("", page.read_text(encoding="utf-8"))
         prose = re.sub(r"`[^`]*`", "", text)
         for number in re.findall(r"(?<![\w.])\d[\d,]*\.\d+(?![\w.])", prose):
             assert number in measured or number == "3.11", f"{page.name}: {number}"
