@@ -1,14 +1,22 @@
 """The verb `serve`."""
 
+from dataclasses import dataclass
+
 from driftlm.cli.output import tell
 from driftlm.memories.settings import MemorySettings
 from driftlm.models.machine import Machine
 from driftlm.serving.settings import SHORT, Serving
+from driftlm.streams.windows import Windows
 
-DEFAULT = MemorySettings(SHORT)
+
+@dataclass(frozen=True)
+class ServedMemory(MemorySettings):
+    """The settings of a memory, in short windows unless others are asked for."""
+
+    windows: Windows = SHORT
 
 
-def serve(serving: Serving, machine: Machine, memory: MemorySettings = DEFAULT) -> int:
+def serve(serving: Serving, machine: Machine, memory: ServedMemory) -> int:
     """Serve homes over HTTP, as the OpenAI API has it, and for reading, forgetting and snapshots.
 
     Every tenant has a home of its own, who that is its bearer token says. SIGTERM finishes what has begun, writes
@@ -21,5 +29,5 @@ def serve(serving: Serving, machine: Machine, memory: MemorySettings = DEFAULT) 
     """
     from driftlm.serving.starting import start
 
-    start(memory, machine, serving, tell)
+    start(MemorySettings(**vars(memory)), machine, serving, tell)
     return 0

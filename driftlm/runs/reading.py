@@ -100,12 +100,9 @@ def resumed(settings: MemorySettings, machine: Machine, stream: Stream) -> Readi
         config,
         latest_checkpoint(folder),
     )
-    asked = settings.learning
-    if asked.rule == Learning(learning_rate=asked.learning_rate).rule:  # nobody asked for it
-        asked = replace(asked, rule=reading.settings.learning.rule)
     for given, kept in (
         (settings.windows, reading.settings.windows),
-        (asked, reading.settings.learning),
+        (settings.learning, reading.settings.learning),
         (settings, reading.settings),
         (settings.options, reading.settings.options),
         (settings.learning.options, reading.settings.learning.options),
@@ -121,6 +118,8 @@ def refuse_others(given: Any, kept: Any, folder: Path) -> None:
     for field in fields(given):
         value, own = getattr(given, field.name), getattr(kept, field.name)
         if is_dataclass(value):  # has a turn of its own
+            continue
+        if field.name == "rule" and value == Learning(learning_rate=given.learning_rate).rule:  # nobody asked for it
             continue
         if value not in (field.default, own):
             raise DriftError(

@@ -36,8 +36,8 @@ class Engine(Protocol):
     """Measures readings and gives each with its row as soon as it is there; the order is not promised.
 
     A reading whose worker is lost, or that fails, is tried again, `TRIES` times in all; one that is refused (a
-    `DriftError`) ends the study at once. Before each it is asked whether one
-    may begin. Every worker uses one thread, so that rows do not depend on the engine.
+    `DriftError`) ends the study at once. Before each it is asked whether one may begin. Every worker uses one thread,
+    so that rows do not depend on the engine.
     """
 
     def __call__(
@@ -185,7 +185,10 @@ def local(
             for worker in running:
                 if worker.at is None and attempts.are_left():
                     worker.give(attempts.waiting.popleft())
-            ready = wait([worker.connection for worker in running if worker.at])
+            busy = [worker.connection for worker in running if worker.at]
+            if not busy:  # none may begin any more
+                break
+            ready = wait(busy)
             for worker in [one for one in running if one.connection in ready]:
                 assert worker.at is not None
                 place, reading = worker.at

@@ -47,7 +47,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure what is missing, conclude from all rows, and write both; returns what OUT/NAME.json holds.
 
-    A reading that OUT holds is never measured again. One whose text, model or settings changed is another reading. A
+    A reading that OUT holds is never measured again. One whose text or settings changed is another reading. A
     study that was stopped by its limit concludes from the texts that have all their readings.
 
     Args:

@@ -52,7 +52,6 @@ class ClaimStudy:
             raise DriftError(
                 f"`ClaimStudy.workers` was {self.workers}; give a number of readings at a time, or 0 for one a core."
             )
-
         if not self.limit_hours > 0:
             raise DriftError(
                 f"`ClaimStudy.limit_hours` was {self.limit_hours}; give a number of hours above 0, or leave it out."

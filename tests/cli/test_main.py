@@ -10,6 +10,9 @@ import pytest
 
 import driftlm as package
 from driftlm.cli.main import GROUPS
+from driftlm.memories.settings import MemorySettings
+from driftlm.memories.weights.learning import Learning
+from driftlm.serving.settings import SHORT
 from tests.support.running import QUICK, ROOT, driftlm, refused, tiny_model, words, written
 
 Capture = pytest.CaptureFixture[str]
@@ -129,3 +132,12 @@ def test_a_verb_of_verbs_alone_says_which_there_are(group: str, capsys: Capture)
     refused(driftlm(capsys, group), *GROUPS[group], "say which")
     outcome = driftlm(capsys, group, "--help")
     assert outcome.code == 0 and all(verb in outcome.out for verb in GROUPS[group])
+
+
+def test_a_rate_alone_is_adams_of_a_server_too(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    starting = pytest.importorskip("driftlm.serving.starting", reason="needs the extra serve")
+    seen: list[MemorySettings] = []
+    monkeypatch.setattr(starting, "start", lambda memory, *_: seen.append(memory))
+    assert driftlm(capsys, "serve", "--home-folder", "homes", "--learning-rate", "1e-3").code == 0
+    assert driftlm(capsys, "serve", "--home-folder", "homes").code == 0
+    assert seen == [MemorySettings(SHORT, Learning(learning_rate=1e-3)), MemorySettings(SHORT)]

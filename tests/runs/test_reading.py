@@ -16,9 +16,10 @@ from driftlm.core.errors import DriftError
 from driftlm.memories.base import State
 from driftlm.memories.loop import Totals
 from driftlm.memories.settings import MemorySettings
+from driftlm.memories.weights.learning import Learning
 from driftlm.models.machine import Machine
 from driftlm.runs.folder import Position, Run, Tape, latest_checkpoint
-from driftlm.runs.reading import begun
+from driftlm.runs.reading import begun, refuse_others
 from driftlm.runs.settings import Stream
 from driftlm.streams.documents import Document
 from tests.support.running import QUICK, checkpoints, driftlm, ending, refused, tiny_model, words, written
@@ -250,6 +251,17 @@ def test_a_run_goes_on_only_with_its_own_stream_model_and_settings(tmp_path: Pat
     (tmp_path / "c.txt").write_text(words(50, 9))
     assert driftlm(capsys, *resume, "--learning-rate", 0.1, "--threads", 1, "--no-report", "--no-live").code == 0
     refused(driftlm(capsys, *resume), "is finished", "--from run")
+
+
+def test_a_rule_that_nobody_asked_for_is_not_held_against_a_run() -> None:
+    folder = Path("run")
+    for own in (Learning(), Learning(rule="adam"), Learning(rule="sgd"), Learning(rule="mixture")):
+        refuse_others(Learning(), own.settled(), folder)
+    refuse_others(Learning(learning_rate=0.05), Learning(rule="sgd", learning_rate=0.05), folder)
+    with pytest.raises(DriftError, match="`Learning.learning_rate` was 0.001 but the run run has None"):
+        refuse_others(Learning(learning_rate=1e-3), Learning(rule="mixture"), folder)
+    with pytest.raises(DriftError, match="`Learning.rule` was sgd but the run run has 'relative'"):
+        refuse_others(Learning(rule="sgd"), Learning().settled(), folder)
 
 
 def ending_so_far(run: Path) -> dict[str, bytes]:

@@ -66,6 +66,12 @@ def test_no_reading_begins_that_may_not(engine: str, tmp_path: Path) -> None:
     assert working.calls(tmp_path) == ["0"]
 
 
+def test_time_that_runs_out_while_workers_start_ends_the_study(engine: str, tmp_path: Path) -> None:
+    answers = iter([True])
+    begun = engine_of(engine)(working.many(2), tmp_path, 1, working.noted, lambda: next(answers, False))
+    assert len(list(begun)) <= 1
+
+
 def test_a_lost_worker_loses_no_reading(engine: str, tmp_path: Path) -> None:
     readings = working.many(4)
     rows = measured(engine, readings, tmp_path, working.dying_once)

@@ -128,8 +128,8 @@ def begin_endless(data: str) -> None:
 
 
 def begin(count: str, model: str, data: str, out: str) -> None:
-    """A run that can be killed."""
+    """A run that can be killed: by one worker, since a second might still be starting and measure what it was given."""
     from driftlm.studies.running import run
     from driftlm.studies.settings import ClaimStudy
 
-    run(study(int(count), model), ClaimStudy(data, out, workers=2), measure=slow)
+    run(study(int(count), model), ClaimStudy(data, out, workers=1), measure=slow)

@@ -20,7 +20,7 @@ class Protection(Protocol):
         ...
 
     def change(self, gradients: list[Tensor]) -> None:
-        """Change the gradients of a step, in place; one tensor a parameter."""
+        """Change the gradients of a step, one a parameter, in place; keep none, their storage is used again."""
         ...
 
     def after(self, parameters: list[Tensor]) -> None:

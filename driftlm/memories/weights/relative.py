@@ -15,7 +15,8 @@ class Relative(Adam):
     """Step as Adam with a rate for each tensor, ηᵢ = η · RMS(θ₀ᵢ) / √Iᵢ, of which step t < 4 takes t/4.
 
     Adam's steps change every number by at most about its rate. Where all I inputs of a map agree, its outputs change by
-    ηᵢ · I, while they themselves are about RMS(θ₀ᵢ) · √I: the ratio is η for every map of every model.
+    ηᵢ · I, while they themselves are about RMS(θ₀ᵢ) · √I: the ratio is η for every map of every model. (I is the last
+    axis; GPT-2 keeps its maps the other way round, and there it is the outputs.)
 
     Adam's first steps are its largest, and go where a window or two point; whole, they make the next windows of some
     models worse (docs/log.md, 2026-12-01).
@@ -39,7 +40,7 @@ class Relative(Adam):
         second = second_factors(settings.trainable) if settings.trainable else {}
         scales = [second.get(name) or own_scale(one) for name, one in zip(names, settings.prior, strict=True)]
         known = [scale for scale in scales if scale]
-        if 2 * len(known) <= len(scales):
+        if 2 * len(known) < len(scales):
             raise DriftError(
                 "`Learning.rule` relative goes by the size of what changes, and most of it is zero here; give "
                 "`Learning.rule` adam and a `Learning.learning_rate`."

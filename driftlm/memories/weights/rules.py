@@ -69,7 +69,7 @@ class Rule(Protocol):
         """Take one step, written into `parameters` and `state`; `gradients` may be overwritten.
 
         Args:
-            gradients: one a parameter.
+            gradients: one a parameter; not to be kept, since their storage is used again.
             state: what `init` gave, or an earlier step left.
             parameters: tensors without a graph.
             rate: η, () float64, or (R, 1) where rows learn side by side. Nothing else tells these apart, and no step is

@@ -79,7 +79,7 @@ def read_side_by_side(
         can go on between two documents alone.
 
     Raises:
-        DriftError: unless the memory is reset at every document and changes a plain LoRA by SGD or Adam.
+        DriftError: unless the memory is reset at every document and changes a plain LoRA by any rule but RMS.
 
     Example (needs nothing but the installed package):
         >>> from driftlm import Document, Learning, WeightMemory, Windows

@@ -93,6 +93,8 @@ def test_rows_side_by_side_have_the_same_rates() -> None:
 def test_what_is_zero_throughout_is_refused() -> None:
     with pytest.raises(DriftError, match="`Learning.rule` relative goes by the size of what changes"):
         Relative(RuleSettings(prior=[torch.zeros(2, 3), torch.ones(2), torch.zeros(1)]))
+    half = Relative(RuleSettings(prior=[torch.ones(2), torch.zeros(2)]))  # scales and offsets of new norms
+    assert half.scales[0] == half.scales[1] == 1 / 16
 
 
 def test_it_learns_a_text_that_repeats_itself() -> None:
