@@ -33,6 +33,9 @@ def compared(
     own = copy.deepcopy(smollm2) if learning.learn != "none" else smollm2
     found = read(WeightMemory(own, windows, learning), [Document("d", text)])
     assert len(found) == len(ids) - 1
+    if learning.learn != "none":
+        static = read(WeightMemory(smollm2, windows, FROZEN), [Document("d", text)])
+        assert (found - static).abs().max() > 100 * CLOSE  # what was learned shows
     return float((found.double() - torch.tensor(expected.nats, dtype=torch.float64)).abs().max())
 
 
@@ -62,10 +65,13 @@ def test_static_scores_of_the_default_grid_are_those_of_the_reference(
     assert compared(smollm2, text[:4_500], windows, by_hand=False) < CLOSE
 
 
+# At 1e-3 SGD in cached windows without their sink, which score badly, carries rounding to 2e-4; at 3e-4 to 4e-5.
 @pytest.mark.slow
-@pytest.mark.parametrize(("rule", "rate"), [("sgd", 1e-3), ("adam", 1e-6)])
-@pytest.mark.parametrize("sink", [0, 1])
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    ("window", "sink", "rule", "rate"),
+    [(window, sink, "sgd", 3e-4) for window in WINDOWS for sink in (0, 1)]
+    + [(window, 1, "adam", 1e-6) for window in WINDOWS],
+)
 def test_scores_while_all_weights_learn_are_those_by_hand(
     smollm2: LanguageModel, text: str, window: str, sink: int, rule: str, rate: float
 ) -> None:
