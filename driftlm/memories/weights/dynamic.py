@@ -119,7 +119,7 @@ class WeightMemory(Memory):
         return rule
 
     def values(self) -> list[Tensor]:
-        """The parameters' own storage, one tensor each."""
+        """Return the parameters' own storage, one tensor each."""
         return [parameter.data for parameter in self.parameters]
 
     def numbers(self) -> dict[str, Tensor]:

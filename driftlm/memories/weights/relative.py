@@ -52,8 +52,8 @@ class Relative(Adam):
             self.scales = [torch.cat([scale.to(one.device).expand(one.numel()) for scale, one in parts])]
 
     def rates(self, rate: Tensor, steps: Tensors) -> list[Tensor]:
-        parts = zip(self.scales, steps, strict=True)
-        return [rate * scale * ((step + 1) / WARM_UP).clamp(max=1) for scale, step in parts]
+        warmed = ((steps[0] + 1) / WARM_UP).clamp(max=1)  # all parameters step together
+        return [rate * scale * warmed for scale in self.scales]
 
 
 def own_scale(tensor: Tensor) -> float:
